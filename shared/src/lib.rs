@@ -1,0 +1,15 @@
+//! What both services need and neither is about: time, waiting, telemetry, life cycle, probes, the gRPC server.
+//!
+//! - [`clock`]: the one source of wall-clock time.
+//! - [`backoff`]: how long to wait before the next attempt.
+//! - [`telemetry`]: logs, traces, metrics.
+//! - [`lifecycle`]: tasks, and their end in two stages.
+//! - [`probes`]: readiness; `/metrics`, `/livez`, `/readyz`.
+//! - [`server`]: the gRPC server with health, reflection, deadlines, spans and metrics.
+
+pub mod clock;
+pub mod backoff;
+pub mod telemetry;
+pub mod lifecycle;
+pub mod probes;
+pub mod server;
