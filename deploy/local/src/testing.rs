@@ -1,0 +1,131 @@
+//! Private servers for tests: started once for a whole `cargo test`, by whichever test first needs them.
+//!
+//! Test binaries share a run folder named after the `cargo` (or `cargo-nextest`) that started them. The watchdog of that
+//! run ends the servers and removes the folder as soon as that process is gone. Tests keep out of each other's way by a
+//! database of their own and by names with a prefix of their own.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use anyhow::Context as _;
+use uuid::Uuid;
+
+use crate::elasticsearch::Node;
+use crate::postgres::Cluster;
+use crate::process::{Identity, Process, crash_report};
+use crate::run::Run;
+use crate::user::reachable;
+use crate::{distribution, find, postgres};
+
+/// Enough for tests: the whole node then takes 0.8 GB.
+const HEAP_MIB: u32 = 512;
+
+/// An empty database on the private PostgreSQL of this test run.
+#[derive(Clone, Debug)]
+pub struct TestDatabase {
+    /// Where to connect, as the owner of everything.
+    pub url: String,
+}
+
+/// A fresh, empty database on the private PostgreSQL of this test run.
+///
+/// # Errors
+/// Where PostgreSQL is missing or cannot be started.
+pub async fn database() -> anyhow::Result<TestDatabase> {
+    let port = shared("postgres", start_postgres).await?;
+    let name = format!("t_{}", Uuid::now_v7().simple());
+    postgres::create_database(port, &name, false).await?;
+    Ok(TestDatabase { url: postgres::url(port, &name) })
+}
+
+/// The base URL of the private Elasticsearch of this test run. All tests share it: see [`unique_prefix`].
+///
+/// # Errors
+/// Where Java or Maven are missing, or Elasticsearch cannot be fetched or started.
+pub async fn elasticsearch() -> anyhow::Result<String> {
+    let port = shared("elasticsearch", start_elasticsearch).await?;
+    Ok(format!("http://127.0.0.1:{port}"))
+}
+
+/// A prefix for index names that no other test has: `t-<name>-<random>-`.
+#[must_use]
+pub fn unique_prefix(name: &str) -> String {
+    let id = Uuid::now_v7().simple().to_string();
+    format!("t-{}-{}-", name.to_ascii_lowercase().replace('_', "-"), &id[20..])
+}
+
+/// The port of a server of this test run, started by the first caller; the others wait for it.
+async fn shared<S>(name: &'static str, start: impl FnOnce(Run) -> S) -> anyhow::Result<u16>
+where
+    S: Future<Output = anyhow::Result<(u16, Process)>>,
+{
+    static FOLDER: LazyLock<Result<(PathBuf, Identity), String>> =
+        LazyLock::new(|| run_folder().map_err(|error| format!("{error:#}")));
+    let (folder, watched) = FOLDER.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let (folder, watched) = (folder.clone(), *watched);
+    let (run, _lock) = tokio::task::spawn_blocking(move || {
+        let run = Run::open(&folder, watched)?;
+        let lock = File::create(folder.join(format!("{name}.lock"))).context("cannot make a lock")?;
+        lock.lock().context("cannot take a lock")?;
+        anyhow::Ok((run, lock))
+    })
+    .await??;
+    let state = run.folder().join(format!("{name}.state"));
+    if let Some((port, server, log)) = read_state(&state) {
+        return if server.alive() { Ok(port) } else { Err(crash_report(name, None, &log)) };
+    }
+    let (port, server) = start(run).await?;
+    let identity = server.identity().with_context(|| format!("{name} ended just after its start"))?;
+    fs::write(&state, format!("{port} {} {} {}", identity.id, identity.start, server.log().display()))
+        .with_context(|| format!("cannot write {}", state.display()))?;
+    server.leave_to_watchdog();
+    Ok(port)
+}
+
+fn read_state(file: &Path) -> Option<(u16, Identity, PathBuf)> {
+    let text = fs::read_to_string(file).ok()?;
+    let mut words = text.splitn(4, ' ');
+    let port = words.next()?.parse().ok()?;
+    let server = Identity { id: words.next()?.parse().ok()?, start: words.next()?.parse().ok()? };
+    Some((port, server, words.next()?.into()))
+}
+
+/// The folder of this test run and the process it lives as long as: `cargo`, or this process where it was started by hand.
+fn run_folder() -> anyhow::Result<(PathBuf, Identity)> {
+    let parent = std::os::unix::process::parent_id();
+    let parent_name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
+    let watched = match parent_name.trim() {
+        "cargo" | "cargo-nextest" => Identity::of(parent),
+        _ => None,
+    };
+    let watched = watched.map_or_else(Identity::own, Ok)?;
+    let base =
+        Some(std::env::temp_dir()).filter(|folder| reachable(folder)).unwrap_or_else(|| "/var/tmp".into());
+    Ok((base.join(format!("order-pair-test-{}-{}", watched.id, watched.start)), watched))
+}
+
+async fn start_postgres(run: Run) -> anyhow::Result<(u16, Process)> {
+    let cluster = Cluster {
+        binaries: find::postgres(&find::search_path())?,
+        data: run.folder().join("postgres"),
+        logs: run.folder().join("log"),
+        port: find::free_port()?,
+        short_lived: true,
+    };
+    Ok((cluster.port, cluster.start(&run).await?))
+}
+
+async fn start_elasticsearch(run: Run) -> anyhow::Result<(u16, Process)> {
+    let java_home = find::java_home(std::env::var_os("JAVA_HOME").as_deref(), &find::search_path())?;
+    let node = Node {
+        home: distribution::home(&run, |_| ()).await?,
+        java_home,
+        folder: run.folder().join("elasticsearch"),
+        port: find::free_port()?,
+        transport_port: find::free_port()?,
+        heap_mib: HEAP_MIB,
+        short_lived: true,
+    };
+    Ok((node.port, node.start(&run).await?))
+}
