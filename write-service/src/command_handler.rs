@@ -1,0 +1,312 @@
+//! Load, decide, append: one command on one order, in one transaction.
+//!
+//! In: a command with its envelope. Out: a receipt, or why not. Guaranteed: a command's events are stored whole, durably,
+//! before the receipt, or not at all; a `request_id` has at most one effect on an order, and its repeat gets the first
+//! answer; commands on one order take turns, so they never race each other inside one service.
+
+mod names;
+mod put;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+use proto::v1::StreamCategory;
+use shared::clock::Clock;
+use thiserror::Error;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use uuid::Uuid;
+
+use self::names::Names;
+pub use self::put::{Change, Put};
+use self::stream::{Stream, StreamError};
+use crate::append::{AppendError, Appender};
+use crate::codec::{self, Envelope, Event};
+use crate::event_store::{Append, EventStore, Fingerprint, Outcome, StoreError};
+use crate::order::{self, Command, Rejection};
+
+/// Races lost to another copy of the service before the caller is told.
+const ATTEMPTS: usize = 3;
+/// Folded orders kept in memory, in bytes.
+const CACHE_BYTES: u64 = 24 * 1024 * 1024;
+/// An order that nobody has touched for so long is dropped.
+const CACHE_IDLE: Duration = Duration::from_mins(10);
+
+/// Who asks what of which order.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The order.
+    pub order_id: Uuid,
+    /// What makes a repeat recognisable.
+    pub identity: Option<Identity>,
+    /// Version that the order must have.
+    pub expected_version: Option<i64>,
+    /// The authenticated subject, or "anonymous".
+    pub actor: String,
+    /// W3C trace context, empty where there is none.
+    pub traceparent: String,
+    /// What to do; names are filled in by the handler.
+    pub command: Command,
+}
+
+/// A request's id and the fingerprint of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The caller's `request_id`.
+    pub request_id: Uuid,
+    /// Equal exactly where the content is.
+    pub fingerprint: Fingerprint,
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The order.
+    pub order_id: Uuid,
+    /// Its version after the command.
+    pub version: i64,
+    /// Its status after the command.
+    pub status: order::Status,
+    /// Its total after the command.
+    pub total: order::Money,
+    /// Lines that the command added, in the order given.
+    pub lines: Vec<i32>,
+    /// The answer of an earlier, identical request.
+    pub replayed: bool,
+}
+
+/// Why a command has no receipt.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// The domain says no.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// The `request_id` was used on this order with other content.
+    #[error("request_id was used with other content")]
+    RequestIdReused,
+    /// The order has another version than the caller expects, or the race was lost to other copies too often.
+    #[error("the order has version {current}")]
+    VersionConflict {
+        /// What the caller expected, if it said so.
+        expected: Option<i64>,
+        /// What the order has.
+        current: i64,
+    },
+    /// Not now: nothing was stored.
+    #[error("too many commands wait")]
+    Overloaded,
+    /// The service stops: nothing was stored.
+    #[error("the service is stopping")]
+    ShuttingDown,
+    /// The event store does not answer: whether the command took effect may be unknown.
+    #[error("the event store does not answer")]
+    StoreDown,
+    /// A stored event cannot be read.
+    #[error("stream {stream_id} cannot be read at version {version}")]
+    Unreadable {
+        /// The stream.
+        stream_id: Uuid,
+        /// The first event that cannot be read.
+        version: i64,
+    },
+}
+
+/// A hot order: its folded state, `None` while unknown. The lock is the order's queue.
+type Slot = Arc<Mutex<Option<Stream>>>;
+
+/// Handles commands. Cheap to clone.
+#[derive(Clone)]
+pub struct CommandHandler {
+    store: EventStore,
+    appender: Appender,
+    names: Names,
+    hot: Cache<Uuid, Slot>,
+    clock: Clock,
+}
+
+impl CommandHandler {
+    /// A handler that reads from `store` and writes through `appender`.
+    #[must_use]
+    pub fn new(store: EventStore, appender: Appender, clock: Clock) -> Self {
+        let hot = Cache::builder()
+            .max_capacity(CACHE_BYTES)
+            .weigher(|_, slot: &Slot| {
+                slot.try_lock().map_or(stream::BASE_WEIGHT, |stream| stream::weight(stream.as_ref()))
+            })
+            .time_to_idle(CACHE_IDLE)
+            .build();
+        Self { names: Names::new(store.clone()), store, appender, hot, clock }
+    }
+
+    /// Handles one command.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub async fn handle(&self, mut request: Request) -> Result<Receipt, CommandError> {
+        self.names.fill_in(&mut request.command).await?;
+        let slot = self.hot.get_with(request.order_id, async { Slot::default() }).await;
+        let mut queue = slot.clone().lock_owned().await;
+        let outcome = self.decide_and_append(&request, &mut queue).await;
+        let grown = queue.as_mut().is_some_and(Stream::outgrew_its_weight);
+        drop(queue);
+        if grown {
+            // The cache weighs on insertion only.
+            self.hot.insert(request.order_id, slot).await;
+        }
+        outcome
+    }
+
+    async fn decide_and_append(
+        &self,
+        request: &Request,
+        slot: &mut OwnedMutexGuard<Option<Stream>>,
+    ) -> Result<Receipt, CommandError> {
+        let mut current = 0;
+        for _ in 0..ATTEMPTS {
+            // Taken out, so that an error or a caller that leaves in the middle leaves nothing half true behind.
+            let (mut stream, mut cached) = match slot.take() {
+                Some(stream) => (stream, true),
+                None => (self.load(request.order_id).await?, false),
+            };
+            let decided = loop {
+                let decided = decide(&stream, request);
+                // What is stored needs no second look: the append compares versions. Anything else may rest on a state that
+                // another copy of the service has moved since.
+                if !cached || matches!(decided, Ok(Decision::Append(_))) {
+                    break decided;
+                }
+                stream = self.bring_up_to_date(request.order_id, stream).await?;
+                cached = false;
+            };
+            current = stream.version();
+            let events = match decided {
+                Ok(Decision::Append(events)) => events,
+                Ok(Decision::Answer(receipt)) => {
+                    **slot = Some(stream);
+                    return Ok(receipt);
+                }
+                Err(error) => {
+                    **slot = Some(stream);
+                    return Err(error);
+                }
+            };
+            let append = self.encode(request, stream.version(), &events);
+            match self.appender.append(append).await? {
+                Outcome::Stored => {
+                    let receipt = stream.record(request.order_id, request.identity, &events);
+                    **slot = Some(stream);
+                    return Ok(receipt);
+                }
+                Outcome::Conflict => {}
+            }
+        }
+        Err(CommandError::VersionConflict { expected: request.expected_version, current })
+    }
+
+    async fn load(&self, order_id: Uuid) -> Result<Stream, CommandError> {
+        Ok(Stream::fold(order_id, self.store.read(order_id, 1, 0).await?)?)
+    }
+
+    /// Folds in what another copy has stored since; from the start where the store went back to an earlier point.
+    async fn bring_up_to_date(&self, order_id: Uuid, mut stream: Stream) -> Result<Stream, CommandError> {
+        let events = self.store.read(order_id, stream.version().max(1), 0).await?;
+        if stream.continue_with(order_id, events)? { Ok(stream) } else { self.load(order_id).await }
+    }
+
+    fn encode(&self, request: &Request, version: i64, events: &[order::Event]) -> Append {
+        let key = request.order_id.to_string();
+        let recorded_at = self.clock.now_nanos() / 1_000 * 1_000;
+        let encoded = (version + 1..).zip(events).map(|(version, event)| {
+            let envelope = Envelope {
+                event_id: Uuid::now_v7(),
+                category: StreamCategory::Order,
+                key: key.clone(),
+                version,
+                recorded_at,
+                actor: request.actor.clone(),
+                request_id: request.identity.map(|identity| identity.request_id),
+                traceparent: request.traceparent.clone(),
+            };
+            codec::encode(Event::Order(event.clone()), envelope)
+        });
+        Append {
+            stream_id: request.order_id,
+            category: StreamCategory::Order,
+            slice: proto::slice::of(StreamCategory::Order, &key),
+            expected_version: version,
+            fingerprint: request.identity.map(|identity| identity.fingerprint),
+            events: encoded.collect(),
+        }
+    }
+}
+
+enum Decision {
+    Append(Vec<order::Event>),
+    Answer(Receipt),
+}
+
+/// A repeat is answered before anything else is looked at; then the version; then the domain decides.
+fn decide(stream: &Stream, request: &Request) -> Result<Decision, CommandError> {
+    if let Some(identity) = request.identity
+        && let Some(handled) = stream.handled(identity.request_id)
+    {
+        if handled.fingerprint != identity.fingerprint {
+            return Err(CommandError::RequestIdReused);
+        }
+        return Ok(Decision::Answer(handled.receipt(request.order_id)));
+    }
+    let current = stream.version();
+    if stream.is_taken() {
+        let rejection = if matches!(request.command, Command::Create(_)) {
+            Rejection::Exists
+        } else {
+            Rejection::NotFound
+        };
+        return Err(rejection.into());
+    }
+    match request.expected_version {
+        Some(expected) if current > 0 && expected != current => {
+            return Err(CommandError::VersionConflict { expected: Some(expected), current });
+        }
+        _ => {}
+    }
+    let events = order::decide(stream.order(), request.command.clone())?;
+    if events.is_empty() {
+        return stream.unchanged(request.order_id).map(Decision::Answer).ok_or(Rejection::NotFound.into());
+    }
+    Ok(Decision::Append(events))
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Down(cause) => {
+                tracing::warn!(error = %cause, "event store does not answer");
+                Self::StoreDown
+            }
+            StoreError::Unreadable { stream_id, version, source } => {
+                tracing::error!(stream.id = %stream_id, stream.version = version, error = %source, "stored event cannot be read");
+                Self::Unreadable { stream_id, version }
+            }
+        }
+    }
+}
+
+impl From<StreamError> for CommandError {
+    fn from(error: StreamError) -> Self {
+        let StreamError { stream_id, version, source } = error;
+        StoreError::Unreadable { stream_id, version, source }.into()
+    }
+}
+
+impl From<AppendError> for CommandError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::QueueFull => Self::Overloaded,
+            AppendError::Closed => Self::ShuttingDown,
+            // The writer has logged the cause, once for the batch.
+            AppendError::Store(_) => Self::StoreDown,
+        }
+    }
+}

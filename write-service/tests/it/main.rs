@@ -1,0 +1,14 @@
+//! The write service against a real PostgreSQL, through a real gRPC client.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod support;
+
+mod append;
+mod catalog;
+mod commands;
+mod errors;
+mod event_store;
+mod execute_commands;
+mod feed;
+mod outbox;
