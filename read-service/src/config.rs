@@ -1,0 +1,143 @@
+//! The service's configuration: read once, from the environment or the command line, before anything starts.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use clap::Args;
+use sha2::{Digest as _, Sha256};
+use shared::server::ServerConfig;
+use tonic::transport::Uri;
+
+/// Fewest characters of a page token key.
+const KEY_CHARACTERS: usize = 32;
+/// Longest prefix: with it, names of indices stay far below the server's limit of 255 bytes.
+const PREFIX_CHARACTERS: usize = 100;
+
+/// Everything that can be set.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// Address of the gRPC services.
+    #[arg(long, env = "READ_LISTEN", default_value = "127.0.0.1:50052")]
+    pub listen: SocketAddr,
+    /// Address of /metrics, /livez and /readyz.
+    #[arg(long, env = "METRICS_LISTEN", default_value = "127.0.0.1:9052")]
+    pub metrics_listen: SocketAddr,
+    /// Elasticsearch, as http(s)://host:port, with user:password@ before the host where it wants them. Secret.
+    #[arg(long, env = "ELASTICSEARCH_URL", default_value = "http://127.0.0.1:9209", hide_env_values = true)]
+    pub elasticsearch_url: ServerUrl,
+    /// The write service, whose feed is read.
+    #[arg(long, env = "FEED_URL", default_value = "http://127.0.0.1:50051")]
+    pub feed_url: ServerUrl,
+    /// What all names of indices begin with: lower-case letters, digits, '-' and '_'; may be empty.
+    #[arg(long, env = "INDEX_PREFIX", default_value = "", value_parser = index_prefix)]
+    pub index_prefix: String,
+    /// Authenticates page tokens: at least 32 characters, the same for all copies of the service. Unset: a random one
+    /// for this process, so that page tokens end with it. Secret.
+    #[arg(long, env = "PAGE_TOKEN_KEY", hide_env_values = true)]
+    pub page_token_key: Option<PageTokenKey>,
+    /// Limits of the gRPC server.
+    #[command(flatten)]
+    pub server: ServerConfig,
+}
+
+/// Base URL of a server. Does not print: it may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl(String);
+
+impl ServerUrl {
+    /// The URL.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uri: Uri = text.parse().map_err(|_| "not a URL")?;
+        match uri.scheme_str() {
+            Some("http" | "https") if uri.host().is_some() => Ok(Self(text.to_owned())),
+            _ => Err("must begin with http:// or https:// and name a host"),
+        }
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerUrl(..)")
+    }
+}
+
+/// Key that authenticates page tokens. Does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PageTokenKey([u8; 32]);
+
+impl PageTokenKey {
+    /// A key that nobody else has.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl FromStr for PageTokenKey {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.chars().count() < KEY_CHARACTERS {
+            return Err("must have at least 32 characters");
+        }
+        Ok(Self(Sha256::digest(text).into()))
+    }
+}
+
+impl fmt::Debug for PageTokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PageTokenKey(..)")
+    }
+}
+
+fn index_prefix(text: &str) -> Result<String, &'static str> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+    if text.len() > PREFIX_CHARACTERS {
+        Err("must have at most 100 characters")
+    } else if !text.chars().all(allowed) || text.starts_with(['-', '_']) {
+        Err("must consist of lower-case letters, digits, '-' and '_', and begin with a letter or digit")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_values_are_refused() {
+        for url in ["", "localhost:9200", "ftp://h", "http://"] {
+            assert!(url.parse::<ServerUrl>().is_err(), "{url}");
+        }
+        for prefix in ["A-", "-a", "_a", "a/b", "a,b", "a*"] {
+            assert!(index_prefix(prefix).is_err(), "{prefix}");
+        }
+        assert!(index_prefix("t-x_1-").is_ok());
+        assert!("short".parse::<PageTokenKey>().is_err());
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let url: ServerUrl = "http://elastic:hunter2@h:9200".parse().unwrap();
+        let key: PageTokenKey = "hunter2-hunter2-hunter2-hunter2-".parse().unwrap();
+        assert!(!format!("{url:?} {key:?}").contains("hunter2"));
+        assert_eq!(key, "hunter2-hunter2-hunter2-hunter2-".parse().unwrap());
+    }
+}

@@ -1,0 +1,258 @@
+//! Read your own writes: waits until the versions that consistency tokens name can be read.
+//!
+//! Tokens enter; the answer is that all of them are reached, that they are not, or that Elasticsearch failed. Reached means: a
+//! read by id shows at least these versions, and for a search, that a refresh which began afterwards has ended.
+//!
+//! However many wait, Elasticsearch is asked once a round: one task per projection gathers what is waited for, reads the
+//! versions of all of it by one multi-get, and asks again when this copy's projector has written something, or after a short
+//! while, as another copy may be the one that writes. Refreshes are shared in the same way by the projector.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use proto::token::ConsistencyToken;
+use proto::v1::StreamCategory;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::index::{Index, IndexError};
+use crate::projector::Progress;
+
+/// First and longest pause between two rounds in which nothing was heard of this copy's projector.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Waiters that may stand before the task that serves them.
+const QUEUE: usize = 1_024;
+
+/// What to do where a version is not there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStale {
+    /// Wait until the deadline, then fail.
+    Wait,
+    /// Answer with what is there.
+    Answer,
+    /// Fail at once.
+    Fail,
+}
+
+/// What a reader is going to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Read by id, which sees every write.
+    ById,
+    /// Search, which sees what was refreshed.
+    Search,
+}
+
+/// What a caller asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The versions that must be seen.
+    pub tokens: Vec<ConsistencyToken>,
+    /// What to do where one is not.
+    pub on_stale: OnStale,
+    /// When waiting ends.
+    pub until: Instant,
+}
+
+/// A token is not honoured.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ConsistencyError {
+    /// Not reached in time, or at once where that was asked.
+    #[error("a version is not visible yet")]
+    Stale,
+    /// Elasticsearch failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+}
+
+/// Knows what can be read. Clones share the tasks, which end with the last of them.
+#[derive(Clone, Debug)]
+pub struct Consistency {
+    orders: Versions,
+    customers: Versions,
+    products: Versions,
+}
+
+impl Consistency {
+    /// Over the versions of the three projections. Call it inside the runtime.
+    #[must_use]
+    pub fn new(orders: Versions, customers: Versions, products: Versions) -> Self {
+        Self { orders, customers, products }
+    }
+
+    /// Makes sure that a read sees what is wanted. True where it does; false where it may not and that was allowed.
+    ///
+    /// # Errors
+    /// [`ConsistencyError`].
+    pub async fn reach(&self, wanted: &Wanted, read: Read) -> Result<bool, ConsistencyError> {
+        if wanted.tokens.is_empty() {
+            return Ok(true);
+        }
+        let reached = match wanted.on_stale {
+            OnStale::Wait => timeout_at(wanted.until, self.reached(wanted, read, true)).await,
+            OnStale::Answer | OnStale::Fail => {
+                timeout_at(wanted.until, self.reached(wanted, read, false)).await
+            }
+        };
+        match (reached.unwrap_or(Ok(false))?, wanted.on_stale) {
+            (true, _) => Ok(true),
+            (false, OnStale::Answer) => Ok(false),
+            (false, OnStale::Wait | OnStale::Fail) => Err(ConsistencyError::Stale),
+        }
+    }
+
+    /// Waits until this order has at least this version.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn order_reaches(&self, order_id: &str, version: i64) -> Result<(), IndexError> {
+        self.orders.reached(order_id, version, true).await.map(drop)
+    }
+
+    async fn reached(&self, wanted: &Wanted, read: Read, wait: bool) -> Result<bool, IndexError> {
+        let asked = wanted.tokens.iter().map(|token| {
+            let versions = match token.category {
+                StreamCategory::Order | StreamCategory::Unspecified => &self.orders,
+                StreamCategory::Customer => &self.customers,
+                StreamCategory::Product => &self.products,
+            };
+            versions.reached(&token.key, token.version, wait)
+        });
+        let all = futures_util::future::try_join_all(asked).await?.into_iter().all(|reached| reached);
+        // Only orders are searched; today's names are read by id.
+        let of_orders = wanted.tokens.iter().any(|token| token.category == StreamCategory::Order);
+        if all && of_orders && read == Read::Search {
+            self.orders.progress.request_refresh().await?;
+        }
+        Ok(all)
+    }
+}
+
+/// The versions of one projection's documents, read for all who wait at once.
+#[derive(Clone, Debug)]
+pub struct Versions {
+    waiters: mpsc::Sender<Waiter>,
+    progress: Progress,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    key: String,
+    version: i64,
+    /// Answer false rather than wait.
+    at_once: bool,
+    reply: oneshot::Sender<Result<bool, IndexError>>,
+}
+
+impl Versions {
+    /// Versions of the documents behind `alias`, which `progress` tells about. Call it inside the runtime.
+    #[must_use]
+    pub fn new(index: Index, alias: String, progress: Progress) -> Self {
+        let (waiters, queue) = mpsc::channel(QUEUE);
+        tokio::spawn(serve(index, alias, progress.clone(), queue));
+        Self { waiters, progress }
+    }
+
+    /// Whether the document has at least this version, now or, where `wait` is set, as soon as it has.
+    async fn reached(&self, key: &str, version: i64, wait: bool) -> Result<bool, IndexError> {
+        let gone = || IndexError::Unavailable("the service is stopping".to_owned());
+        let (reply, answer) = oneshot::channel();
+        let waiter = Waiter { key: key.to_owned(), version, at_once: !wait, reply };
+        self.waiters.send(waiter).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Answers waiters until nobody can ask any more. Rests while nobody waits.
+async fn serve(index: Index, alias: String, progress: Progress, mut queue: mpsc::Receiver<Waiter>) {
+    let mut progress = progress.subscribe();
+    let mut waiting: Vec<Waiter> = Vec::new();
+    let mut pause = PAUSE_FIRST;
+    loop {
+        if waiting.is_empty() {
+            pause = PAUSE_FIRST;
+            if queue.recv_many(&mut waiting, QUEUE).await == 0 {
+                return;
+            }
+        }
+        while waiting.len() < QUEUE
+            && let Ok(waiter) = queue.try_recv()
+        {
+            waiting.push(waiter);
+        }
+        let applied = progress.borrow().applied_position;
+        let keys: BTreeSet<&str> = waiting.iter().map(|waiter| waiter.key.as_str()).collect();
+        let keys = Vec::from_iter(keys);
+        let versions = index.versions(&alias, &keys).await.map(|versions| {
+            let found =
+                keys.iter().zip(versions).filter_map(|(key, version)| Some(((*key).to_owned(), version?)));
+            found.collect::<HashMap<_, _>>()
+        });
+        waiting = unanswered(waiting, versions);
+        if waiting.is_empty() {
+            continue;
+        }
+        tokio::select! {
+            received = queue.recv_many(&mut waiting, QUEUE) => if received == 0 { return },
+            Ok(_) = progress.wait_for(|now| now.applied_position > applied) => {}
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+        }
+    }
+}
+
+/// Answers those whose versions are known to suffice, who would not wait, or whose read failed; gives those who go on waiting.
+fn unanswered(waiting: Vec<Waiter>, versions: Result<HashMap<String, i64>, IndexError>) -> Vec<Waiter> {
+    let mut rest = Vec::new();
+    // A waiter who has left does not hear the answer; that is fine.
+    match versions {
+        Err(error) => waiting.into_iter().for_each(|waiter| drop(waiter.reply.send(Err(error.clone())))),
+        Ok(versions) => {
+            for waiter in waiting {
+                let there = versions.get(&waiter.key).is_some_and(|version| *version >= waiter.version);
+                if there || waiter.at_once {
+                    drop(waiter.reply.send(Ok(there)));
+                } else if !waiter.reply.is_closed() {
+                    rest.push(waiter);
+                }
+            }
+        }
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiter(version: i64, at_once: bool) -> (Waiter, oneshot::Receiver<Result<bool, IndexError>>) {
+        let (reply, answer) = oneshot::channel();
+        (Waiter { key: "k".into(), version, at_once, reply }, answer)
+    }
+
+    #[test]
+    fn only_those_go_on_waiting_who_can_be_helped() {
+        let (there, mut told) = waiter(2, false);
+        let (early, mut patient) = waiter(3, false);
+        let (hasty, mut refused) = waiter(3, true);
+        let (gone, left) = waiter(3, false);
+        let (mut absent, mut still) = waiter(1, false);
+        absent.key = "absent".into();
+        drop(left);
+        let versions = Ok(HashMap::from([("k".to_owned(), 2)]));
+        let rest = unanswered(vec![there, early, hasty, gone, absent], versions);
+        assert_eq!(rest.iter().map(|waiter| waiter.version).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(told.try_recv().unwrap(), Ok(true));
+        assert_eq!(refused.try_recv().unwrap(), Ok(false));
+        assert!(patient.try_recv().is_err() && still.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_failure_is_told_to_all() {
+        let (waiter, mut told) = waiter(1, false);
+        let error = IndexError::Unavailable("gone".into());
+        assert!(unanswered(vec![waiter], Err(error.clone())).is_empty());
+        assert_eq!(told.try_recv().unwrap(), Err(error));
+    }
+}

@@ -1,0 +1,203 @@
+//! Whole documents, many to a request, each with its stream's version as external version.
+//!
+//! A document never goes back: a version that is stored already, or a later one, is [`ItemOutcome::AlreadyApplied`].
+//! A refused item does not touch its neighbours.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use elasticsearch::http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::{Index, IndexError, WRITE_LIMIT};
+
+/// Documents on their way into one index, written as the request's body at once.
+#[derive(Clone, Debug, Default)]
+pub struct Bulk {
+    body: Vec<u8>,
+    /// Where each item ends in the body.
+    ends: Vec<usize>,
+}
+
+/// What became of one document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemOutcome {
+    /// Stored.
+    Applied,
+    /// This version or a later one was stored before. Never to be repeated.
+    AlreadyApplied,
+    /// Not stored for now: too much work, a full disk, a shard on the move. Repeat this item alone.
+    Later(IndexError),
+    /// The document does not fit the mapping: repeating cannot help, others are not concerned.
+    Unfit(IndexError),
+    /// The index itself refuses writes: nothing can be stored.
+    Closed(IndexError),
+}
+
+#[derive(Serialize)]
+struct Action<'a> {
+    index: Target<'a>,
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    #[serde(rename = "_id")]
+    id: &'a str,
+    version: i64,
+    version_type: &'static str,
+}
+
+/// A document with the field `search`, which is derived from it.
+#[derive(Serialize)]
+struct Searchable<'a, D> {
+    #[serde(flatten)]
+    document: &'a D,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    search: &'a str,
+}
+
+impl Bulk {
+    /// Adds a document; `search` are the words of its field `search`, left out where there are none.
+    pub fn index(&mut self, id: &str, version: i64, document: &impl Serialize, search: &str) {
+        self.line(&Action { index: Target { id, version, version_type: "external" } });
+        self.line(&Searchable { document, search });
+        self.ends.push(self.body.len());
+    }
+
+    fn line(&mut self, value: &impl Serialize) {
+        serde_json::to_writer(&mut self.body, value).expect("a struct of plain fields has a JSON form");
+        self.body.push(b'\n');
+    }
+
+    /// Number of documents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// True where there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of the request's body.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// A bulk of some of these documents, by their places in this one.
+    #[must_use]
+    pub fn only(&self, items: Range<usize>) -> Self {
+        let end_of = |items: usize| items.checked_sub(1).map_or(0, |last| self.ends[last]);
+        let start = end_of(items.start);
+        Self {
+            body: self.body[start..end_of(items.end)].to_vec(),
+            ends: self.ends[items].iter().map(|end| end - start).collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    index: Status,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    status: u16,
+    error: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl Index {
+    /// Writes the documents into the index with this physical name: an outcome for each, in their order.
+    ///
+    /// # Errors
+    /// Where the request as a whole failed. After [`IndexError::Unavailable`] some may be stored: the same bytes may
+    /// be sent again.
+    pub async fn bulk(&self, index: &str, bulk: &Bulk) -> Result<Vec<ItemOutcome>, IndexError> {
+        let path = format!("/{index}/_bulk?filter_path=items.*.status,items.*.error.type");
+        let body = Bytes::copy_from_slice(&bulk.body);
+        let answer: Answer =
+            serde_json::from_slice(&self.call(Method::Post, &path, Some(body), WRITE_LIMIT).await?)?;
+        if answer.items.len() != bulk.len() {
+            return Err(IndexError::Malformed("fewer outcomes than documents".to_owned()));
+        }
+        Ok(answer.items.into_iter().map(|item| outcome(item.index)).collect())
+    }
+}
+
+fn outcome(item: Status) -> ItemOutcome {
+    let Status { status, error } = item;
+    let kind = error.map(|error| error.kind).unwrap_or_default();
+    let refused = |kind| IndexError::Refused { status, kind };
+    match (status, kind.as_str()) {
+        (200 | 201, _) => ItemOutcome::Applied,
+        (409, "version_conflict_engine_exception") => ItemOutcome::AlreadyApplied,
+        (429, _) => ItemOutcome::Later(IndexError::Overloaded(kind)),
+        (400, "index_closed_exception") | (401 | 403 | 404, _) => ItemOutcome::Closed(refused(kind)),
+        (400, _) => ItemOutcome::Unfit(refused(kind)),
+        _ => ItemOutcome::Later(refused(kind)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn items_are_lines_of_their_own() {
+        let mut bulk = Bulk::default();
+        for id in ["a", "b", "c"] {
+            bulk.index(id, 3, &json!({ "name": id }), "");
+        }
+        bulk.index("d", 1, &json!({ "name": "d" }), "d e");
+        let some = bulk.only(2..4);
+        assert_eq!(some.len(), 2);
+        assert_eq!(
+            String::from_utf8(some.body).unwrap(),
+            concat!(
+                r#"{"index":{"_id":"c","version":3,"version_type":"external"}}"#,
+                "\n",
+                r#"{"name":"c"}"#,
+                "\n",
+                r#"{"index":{"_id":"d","version":1,"version_type":"external"}}"#,
+                "\n",
+                r#"{"name":"d","search":"d e"}"#,
+                "\n",
+            )
+        );
+    }
+
+    #[test]
+    fn status_and_type_decide() {
+        let outcome = |status, kind: &str| {
+            outcome(Status { status, error: (!kind.is_empty()).then(|| Failure { kind: kind.to_owned() }) })
+        };
+        assert_eq!(outcome(201, ""), ItemOutcome::Applied);
+        assert_eq!(outcome(409, "version_conflict_engine_exception"), ItemOutcome::AlreadyApplied);
+        assert!(matches!(outcome(429, "es_rejected_execution_exception"), ItemOutcome::Later(_)));
+        assert!(matches!(outcome(429, "cluster_block_exception"), ItemOutcome::Later(_)));
+        assert!(matches!(outcome(503, "unavailable_shards_exception"), ItemOutcome::Later(_)));
+        assert!(matches!(outcome(400, "strict_dynamic_mapping_exception"), ItemOutcome::Unfit(_)));
+        assert!(matches!(outcome(400, "document_parsing_exception"), ItemOutcome::Unfit(_)));
+        assert!(matches!(outcome(400, "index_closed_exception"), ItemOutcome::Closed(_)));
+        assert!(matches!(outcome(403, "cluster_block_exception"), ItemOutcome::Closed(_)));
+        assert!(matches!(outcome(404, "index_not_found_exception"), ItemOutcome::Closed(_)));
+    }
+}

@@ -1,0 +1,213 @@
+//! Indices, the aliases in front of them, and refresh.
+//!
+//! Queries use an alias, writers the physical name behind it. The first index of a projection has a fixed name, so
+//! that two copies that start at once make one index; it is made together with its alias, so that neither is ever
+//! there alone. A hash of the mapping is kept in the index: one that was made with another mapping is noticed at
+//! start, not at the first refused document.
+
+use std::collections::HashMap;
+
+use elasticsearch::http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use super::{Index, IndexError, WRITE_LIMIT};
+
+/// The index behind an alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveIndex {
+    /// Physical name.
+    pub name: String,
+    /// Its UUID, given by Elasticsearch: another one of the same name is another index, and empty.
+    pub uuid: String,
+    /// Hash of the mapping that it was made with; empty where it was made by other hands.
+    pub mapping_hash: String,
+}
+
+/// An index cannot be used as it is.
+#[derive(Debug, Error)]
+pub enum EnsureError {
+    /// Elasticsearch failed.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// More than one index stands behind the alias.
+    #[error("alias {0} stands for more than one index")]
+    Ambiguous(String),
+    /// The index was made with another mapping.
+    #[error("index {0} was made with another mapping than this release has; rebuild it")]
+    OtherMapping(String),
+    /// The index is there, but the alias does not lead to it.
+    #[error("index {index} exists, but alias {alias} does not lead to it")]
+    NoAlias {
+        /// Physical name.
+        index: String,
+        /// The alias.
+        alias: String,
+    },
+    /// The mapping is not JSON.
+    #[error("mapping of {0} is not an object")]
+    Mapping(String),
+}
+
+impl EnsureError {
+    /// True where waiting may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Index(error) if error.is_transient())
+    }
+}
+
+#[derive(Deserialize)]
+struct Described {
+    settings: Settings,
+    #[serde(default)]
+    mappings: Mappings,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    index: IndexSettings,
+}
+
+#[derive(Deserialize)]
+struct IndexSettings {
+    uuid: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Mappings {
+    #[serde(rename = "_meta", default)]
+    meta: Meta,
+}
+
+#[derive(Default, Deserialize)]
+struct Meta {
+    #[serde(default)]
+    mapping_hash: String,
+}
+
+#[derive(Deserialize)]
+struct Shards {
+    #[serde(rename = "_shards")]
+    shards: Failed,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    failed: u32,
+}
+
+impl Index {
+    /// The index behind the alias, or with this physical name; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`EnsureError::Ambiguous`], or where Elasticsearch fails.
+    pub async fn live(&self, alias: &str) -> Result<Option<LiveIndex>, EnsureError> {
+        let path = format!("/{alias}?filter_path=*.settings.index.uuid,*.mappings._meta");
+        let described: HashMap<String, Described> =
+            match self.json(Method::Get, &path, None::<&()>, WRITE_LIMIT).await {
+                Ok(described) => described,
+                Err(error) if error.is_absent() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+        let mut described = described.into_iter();
+        match (described.next(), described.next()) {
+            (Some((name, index)), None) => Ok(Some(LiveIndex {
+                name,
+                uuid: index.settings.index.uuid,
+                mapping_hash: index.mappings.meta.mapping_hash,
+            })),
+            (None, _) => Ok(None),
+            (Some(_), Some(_)) => Err(EnsureError::Ambiguous(alias.to_owned())),
+        }
+    }
+
+    /// The index behind the alias; where there is none, it is made first, under the name `first`. Safe to be called
+    /// by many at once.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails, or what is there cannot be used as it is.
+    pub async fn ensure(&self, alias: &str, first: &str, mapping: &str) -> Result<LiveIndex, EnsureError> {
+        let (body, hash) =
+            definition(mapping, Some(alias)).ok_or_else(|| EnsureError::Mapping(first.to_owned()))?;
+        let mut live = self.live(alias).await?;
+        if live.is_none() {
+            self.make(first, &body).await?;
+            live = self.live(alias).await?;
+        }
+        match live {
+            Some(live) if live.mapping_hash == hash => {
+                self.wait_until_started(&live.name).await?;
+                Ok(live)
+            }
+            Some(live) => Err(EnsureError::OtherMapping(live.name)),
+            None => Err(EnsureError::NoAlias { index: first.to_owned(), alias: alias.to_owned() }),
+        }
+    }
+
+    /// Makes an index without an alias where it is not there; where it is, adds the mapping's fields that it lacks.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails, or a field is there with another type.
+    pub async fn ensure_plain(&self, name: &str, mapping: &str) -> Result<(), EnsureError> {
+        let (body, _) = definition(mapping, None).ok_or_else(|| EnsureError::Mapping(name.to_owned()))?;
+        self.make(name, &body).await?;
+        let body = serde_json::to_vec(&body["mappings"]).map_err(IndexError::from)?;
+        self.call(Method::Put, &format!("/{name}/_mapping"), Some(body.into()), WRITE_LIMIT).await?;
+        Ok(())
+    }
+
+    /// Until its shard has started, an index that is there refuses to be read.
+    async fn wait_until_started(&self, name: &str) -> Result<(), IndexError> {
+        let path =
+            format!("/_cluster/health/{name}?wait_for_status=yellow&timeout=20s&filter_path=timed_out");
+        self.call(Method::Get, &path, None, WRITE_LIMIT).await?;
+        Ok(())
+    }
+
+    async fn make(&self, name: &str, body: &Value) -> Result<(), IndexError> {
+        match self.json::<Value>(Method::Put, &format!("/{name}"), Some(body), WRITE_LIMIT).await {
+            Err(error) if !error.is_conflict() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Makes every write that was acknowledged before the call searchable.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn refresh(&self, target: &str) -> Result<(), IndexError> {
+        let answer: Shards =
+            self.json(Method::Post, &format!("/{target}/_refresh"), None::<&()>, WRITE_LIMIT).await?;
+        match answer.shards.failed {
+            0 => Ok(()),
+            failed => Err(IndexError::Unavailable(format!("refresh failed on {failed} shards"))),
+        }
+    }
+}
+
+/// The request that makes the index, and the hash of its mapping, which does not depend on spaces and line ends.
+fn definition(mapping: &str, alias: Option<&str>) -> Option<(Value, String)> {
+    let mut body: Value = serde_json::from_str(mapping).ok()?;
+    let digest = Sha256::digest(body.get("mappings")?.to_string());
+    let hash = digest.iter().take(8).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
+    body["mappings"].as_object_mut()?.insert("_meta".to_owned(), json!({ "mapping_hash": hash }));
+    if let Some(alias) = alias {
+        body.as_object_mut()?.insert("aliases".to_owned(), json!({ alias: {} }));
+    }
+    Some((body, hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_ignores_form_only() {
+        let hash = |mapping| definition(mapping, None).unwrap().1;
+        assert_eq!(hash(r#"{"mappings":{"a":1,"b":2}}"#), hash(r#"{ "mappings": { "b": 2, "a": 1 } }"#));
+        assert_ne!(hash(r#"{"mappings":{"a":1}}"#), hash(r#"{"mappings":{"a":2}}"#));
+    }
+}

@@ -1,0 +1,243 @@
+//! The read service: folds the published events into Elasticsearch and answers questions about orders.
+//!
+//! The rooms, first those that an event passes, then those that a question passes:
+//!
+//! | room | what happens there |
+//! |---|---|
+//! | [`subscription`] | published events in, from a checkpoint on |
+//! | [`projection`] | the fold: a document and the next event |
+//! | [`text`] | words of texts, folded alike for what is found and what is asked |
+//! | [`index`] | the only room that speaks Elasticsearch |
+//! | [`parking`] | streams that cannot be applied, set aside |
+//! | [`projector`] | the only loop: batch, fetch, fold, write, checkpoint |
+//! | [`query`] | a request becomes JSON, an answer becomes rows |
+//! | [`page_token`] | where a list goes on, authenticated |
+//! | [`consistency`] | waits until a written version can be read |
+//! | [`grpc`] | request to question, answer or error to status |
+
+pub mod subscription;
+pub mod projection;
+pub mod text;
+pub mod index;
+pub mod parking;
+pub mod projector;
+pub mod query;
+pub mod page_token;
+pub mod consistency;
+pub mod grpc;
+pub mod config;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use proto::reason::{Error, Reason};
+use shared::clock::Clock;
+use shared::lifecycle::Lifecycle;
+use shared::probes::{self, Condition, Readiness};
+use shared::server::{self, Server, StatusTexts};
+use tokio::net::TcpListener;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+
+pub use self::config::Config;
+use self::config::PageTokenKey;
+use self::index::Index;
+use self::projection::{Customers, Orders, Products, Projection};
+use self::projector::{Limits, Progress, Projector};
+use self::subscription::Feed;
+
+/// How often the gauges of the projections are set.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// Documents of customers and products that are kept in memory, in bytes: they change seldom.
+const CATALOG_CACHE: u64 = 1024 * 1024;
+
+/// What questions are answered from.
+#[derive(Clone, Debug)]
+pub struct Queries {
+    /// Elasticsearch.
+    pub index: Index,
+    /// The event store, for what once was.
+    pub feed: Feed,
+    /// How far the projection of orders is.
+    pub orders: Progress,
+    /// How far the projection of customers is.
+    pub customers: Progress,
+    /// How far the projection of products is.
+    pub products: Progress,
+    /// Where to search.
+    pub aliases: Aliases,
+    /// Authenticates page tokens.
+    pub page_token_key: [u8; 32],
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Aliases of the indices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Aliases {
+    pub orders: String,
+    pub customers: String,
+    pub products: String,
+}
+
+impl Aliases {
+    /// Those behind a prefix.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        let alias = |name| format!("{prefix}{name}");
+        Self {
+            orders: alias(Orders::NAME),
+            customers: alias(Customers::NAME),
+            products: alias(Products::NAME),
+        }
+    }
+}
+
+/// The service, bound to its addresses but not yet running.
+#[derive(Debug)]
+pub struct Service {
+    server: server::ServerConfig,
+    grpc: TcpListener,
+    metrics: TcpListener,
+    queries: Queries,
+    projectors: Projectors,
+}
+
+#[derive(Debug)]
+struct Projectors {
+    orders: Projector<Orders>,
+    customers: Projector<Customers>,
+    products: Projector<Products>,
+}
+
+/// Binds the addresses. Elasticsearch and the feed are connected to when they are needed.
+///
+/// # Errors
+/// Where an address cannot be bound, or TLS cannot be set up.
+#[expect(clippy::unused_async, reason = "binding needs the runtime; the signature says so")]
+pub async fn build(config: Config) -> anyhow::Result<Service> {
+    let grpc = server::bind(config.listen)?;
+    let metrics = server::bind(config.metrics_listen)?;
+    let clock = Clock::system();
+    let index = Index::new(config.elasticsearch_url.as_str())?;
+    let feed = Feed::new(config.feed_url.as_str())?;
+    let page_token_key = config.page_token_key.unwrap_or_else(|| {
+        tracing::warn!(
+            "PAGE_TOKEN_KEY is not set: page tokens end with this process and other copies refuse them"
+        );
+        PageTokenKey::random()
+    });
+    let projectors = Projectors {
+        orders: projector(&index, &feed, &config.index_prefix, Limits::default(), &clock),
+        customers: projector(&index, &feed, &config.index_prefix, catalog_limits(), &clock),
+        products: projector(&index, &feed, &config.index_prefix, catalog_limits(), &clock),
+    };
+    let queries = Queries {
+        orders: projectors.orders.progress(),
+        customers: projectors.customers.progress(),
+        products: projectors.products.progress(),
+        aliases: Aliases::new(&config.index_prefix),
+        page_token_key: page_token_key.bytes(),
+        index,
+        feed,
+        clock,
+    };
+    Ok(Service { server: config.server, grpc, metrics, queries, projectors })
+}
+
+fn projector<P: Projection>(
+    index: &Index,
+    feed: &Feed,
+    prefix: &str,
+    limits: Limits,
+    clock: &Clock,
+) -> Projector<P> {
+    Projector::new(index.clone(), feed.clone(), prefix, limits, clock.clone())
+}
+
+fn catalog_limits() -> Limits {
+    Limits { cache_bytes: CATALOG_CACHE, ..Limits::default() }
+}
+
+impl Service {
+    /// Address of the gRPC services.
+    ///
+    /// # Errors
+    /// Where the system does not tell.
+    pub fn grpc_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.grpc.local_addr()?)
+    }
+
+    /// Address of metrics and probes.
+    ///
+    /// # Errors
+    /// Where the system does not tell.
+    pub fn metrics_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.metrics.local_addr()?)
+    }
+
+    /// Runs until `lifecycle` has drained: questions under way are answered, checkpoints are brought up to date.
+    ///
+    /// It serves from the start: while Elasticsearch or the feed is away it says so, and the projectors retry by
+    /// themselves.
+    ///
+    /// # Errors
+    /// Where a part of the service fails for good.
+    pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
+        let Self { server, grpc, metrics, queries, projectors } = self;
+        let draining = lifecycle.draining();
+        let readiness = Readiness::new();
+
+        let progress = [queries.orders.clone(), queries.customers.clone(), queries.products.clone()];
+        lifecycle.spawn("orders", projectors.orders.run(draining.clone()));
+        lifecycle.spawn("customers", projectors.customers.run(draining.clone()));
+        lifecycle.spawn("products", projectors.products.run(draining.clone()));
+        lifecycle.spawn("indices", found(progress.clone(), readiness.condition("indices"), draining.clone()));
+        lifecycle.spawn("gauges", gauges(progress, draining.clone()));
+        probes::serve(metrics, readiness.clone(), shared::telemetry::metrics::handle(), &lifecycle);
+
+        let statuses = StatusTexts { deadline: deadline_passed, too_large: message_too_large };
+        let questions =
+            grpc::Questions::new(queries, draining).max_decoding_message_size(server.message_limit);
+        Server::new(&server, proto::DESCRIPTORS, statuses)
+            .service(questions)
+            .serve(grpc, &lifecycle, &readiness)
+            .await
+    }
+}
+
+/// The service is ready once there is an index to ask for every projection; how old its documents are, is said with
+/// each answer.
+async fn found(
+    progress: [Progress; 3],
+    condition: Condition,
+    draining: CancellationToken,
+) -> anyhow::Result<()> {
+    let all = async {
+        for progress in &progress {
+            // The sender lives as long as the progress: waiting cannot fail.
+            let _ = progress.subscribe().wait_for(|snapshot| !snapshot.index.is_empty()).await;
+        }
+        condition.set(true);
+    };
+    draining.run_until_cancelled(all).await;
+    Ok(())
+}
+
+/// Gauges are set from outside the loops, so that the lag goes on growing whichever part stands still.
+async fn gauges(progress: [Progress; 3], draining: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = interval(GAUGES_EVERY);
+    while draining.run_until_cancelled(tick.tick()).await.is_some() {
+        progress.iter().for_each(Progress::record_metrics);
+    }
+    Ok(())
+}
+
+fn deadline_passed() -> tonic::Status {
+    Error::new(Reason::DeadlinePassed, "the deadline passed before the answer was there").into()
+}
+
+fn message_too_large() -> tonic::Status {
+    Error::new(Reason::MessageTooLarge, "the message is larger than the service takes").into()
+}

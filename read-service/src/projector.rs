@@ -1,0 +1,232 @@
+//! The only loop of a projection: take a batch, load the state, fold, write, checkpoint.
+//!
+//! Published events enter; documents leave, each changed one once a batch, whole, with its stream's version as
+//! external version. Guaranteed: a checkpoint passes an event only when its document, or the record that its stream
+//! is parked, is stored; a document never goes back; a stream that cannot be applied holds up no other; a dependency
+//! that is down parks nobody. The process may die between any two steps: what was done is done again, to the same
+//! effect.
+//!
+//! [`Projector::step`] does one thing and returns, [`Projector::run`] repeats it until the service drains.
+//!
+//! - `running`: where it stands: the subscription, the checkpoint, the rhythm of refreshes.
+//! - `apply`: a batch into the index.
+//! - `batch`: events gathered, then folded by stream.
+//! - `documents`: what events are folded onto.
+//! - `write`: changed documents in bulks.
+//! - `checkpoint`: how far the index is fed.
+//! - `progress`, `snapshot`: the same for everyone who asks.
+//! - `trouble`: wait or halt.
+
+use std::fmt;
+use std::time::Duration;
+
+use shared::backoff::Backoff;
+use shared::clock::Clock;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::index::Index;
+use crate::parking::ParkedStream;
+use crate::projection::Projection;
+use crate::subscription::Feed;
+
+mod running;
+mod apply;
+mod batch;
+mod documents;
+mod write;
+mod checkpoint;
+mod progress;
+mod snapshot;
+mod trouble;
+
+pub use progress::Progress;
+pub use snapshot::{Snapshot, State};
+pub use trouble::Trouble;
+
+use batch::Batch;
+use running::Running;
+
+/// Waits after a dependency failed.
+const RETRY_BASE: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How long the last checkpoint may take when the service drains.
+const LAST_CHECKPOINT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How much is done at a time.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Events folded together while behind, so that a document changed often is written once.
+    pub batch_events: usize,
+    /// Bytes of events folded together.
+    pub batch_bytes: usize,
+    /// Bytes of one bulk; 1 to 2 MB are best (ceiling, read side, hint 8).
+    pub bulk_bytes: usize,
+    /// Bulks sent before the first is answered (hint 3).
+    pub bulks_in_flight: usize,
+    /// Bytes of documents kept in memory, so that they need not be read before they are changed (hint 2).
+    pub cache_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            batch_events: 5_000,
+            batch_bytes: 8 * 1024 * 1024,
+            bulk_bytes: 1024 * 1024,
+            bulks_in_flight: 2,
+            cache_bytes: 24 * 1024 * 1024,
+        }
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Found or made the index and its checkpoint.
+    Opened,
+    /// Applied a batch of so many events.
+    Applied(usize),
+    /// Nothing to apply.
+    Idle,
+    /// A dependency does not answer; waited before the next attempt.
+    Waiting,
+}
+
+/// What a projection works with.
+#[derive(Clone, Debug)]
+struct Tools {
+    index: Index,
+    feed: Feed,
+    /// What all names of indices begin with.
+    prefix: String,
+    limits: Limits,
+    clock: Clock,
+    progress: Progress,
+}
+
+/// Feeds the index of one projection.
+pub struct Projector<P: Projection> {
+    tools: Tools,
+    backoff: Backoff,
+    running: Option<Running<P>>,
+    batch: Option<Batch<P>>,
+}
+
+impl<P: Projection> Projector<P> {
+    /// A projector that has not begun; all names of indices begin with `prefix`.
+    #[must_use]
+    pub fn new(index: Index, feed: Feed, prefix: &str, limits: Limits, clock: Clock) -> Self {
+        let progress = Progress::new(P::NAME, index.clone(), format!("{prefix}{}", P::NAME), clock.clone());
+        Self {
+            tools: Tools { index, feed, prefix: prefix.to_owned(), limits, clock, progress },
+            backoff: Backoff::new(RETRY_BASE, RETRY_MAX),
+            running: None,
+            batch: None,
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.tools.progress.clone()
+    }
+
+    /// Steps until the service drains; then the checkpoint is brought up to date. A halt ends the steps, not the
+    /// service.
+    ///
+    /// # Errors
+    /// None: what goes wrong is shown by [`Self::progress`], and retried or left to a person.
+    pub async fn run(mut self, draining: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = draining.cancelled() => break,
+                step = self.step() => step,
+            };
+            if step.is_err() {
+                draining.cancelled().await;
+                break;
+            }
+        }
+        let Some(running) = &mut self.running else { return Ok(()) };
+        match timeout(LAST_CHECKPOINT_LIMIT, running.save()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(projection = P::NAME, %error, "last checkpoint not stored"),
+            Err(_) => tracing::warn!(projection = P::NAME, "last checkpoint not stored in time"),
+        }
+        Ok(())
+    }
+
+    /// Does the next thing there is to do. May be dropped at any time.
+    ///
+    /// # Errors
+    /// [`Trouble::Halt`] where going on would be wrong; a dependency that does not answer is [`Step::Waiting`].
+    pub async fn step(&mut self) -> Result<Step, Trouble> {
+        match self.advance().await {
+            Ok(step) => {
+                self.backoff.reset();
+                Ok(step)
+            }
+            Err(Trouble::Wait(error)) => {
+                if self.tools.progress.waiting(&error) {
+                    tracing::warn!(projection = P::NAME, error, "waiting for a dependency");
+                }
+                sleep(self.backoff.next()).await;
+                Ok(Step::Waiting)
+            }
+            Err(Trouble::Halt(error)) => {
+                tracing::error!(
+                    projection = P::NAME,
+                    error,
+                    "projection halted, documents are no longer updated"
+                );
+                self.tools.progress.halted(&error);
+                Err(Trouble::Halt(error))
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Step, Trouble> {
+        let Some(running) = &mut self.running else {
+            self.running = Some(Running::open(self.tools.clone()).await?);
+            return Ok(Step::Opened);
+        };
+        if self.batch.is_none() {
+            self.batch = running.gather().await?;
+        }
+        let Some(batch) = &mut self.batch else {
+            running.tend().await?;
+            return Ok(Step::Idle);
+        };
+        let span = tracing::info_span!("project", projection = P::NAME, events = batch.events);
+        for traceparent in &batch.traceparents {
+            shared::telemetry::trace::link(&span, traceparent);
+        }
+        running.apply(batch).instrument(span).await?;
+        let events = batch.events;
+        running.done(batch);
+        self.batch = None;
+        running.tend().await?;
+        Ok(Step::Applied(events))
+    }
+
+    /// Applies a parked stream from its beginning; still parked where that fails again, with the new error.
+    ///
+    /// # Errors
+    /// Where Elasticsearch or the feed fails; the stream is then as it was. [`Trouble::Wait`] before the first step
+    /// succeeded.
+    pub async fn retry_parked(&mut self, stream_key: &str) -> Result<Option<ParkedStream>, Trouble> {
+        match &mut self.running {
+            Some(running) => running.retry_parked(stream_key).await,
+            None => Err(Trouble::Wait("projection is not open".to_owned())),
+        }
+    }
+}
+
+impl<P: Projection> fmt::Debug for Projector<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Projector").field("progress", &self.tools.progress.snapshot()).finish_non_exhaustive()
+    }
+}

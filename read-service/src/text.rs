@@ -1,0 +1,167 @@
+//! Folding of text for search: the same for what is indexed, for what is asked and for what is highlighted.
+//!
+//! A text enters, its words leave: runs of letters and digits, lower-cased, without accents (NFKD), each with its place in
+//! the text. Everything else separates words, so that "O'Neill" is found by "neill" and "tea & cake" by its words. Kana and
+//! ideographs, which are written without spaces, are a word each. Folding is total, keeps no state and is idempotent.
+
+use std::ops::Range;
+
+use unicode_normalization::UnicodeNormalization as _;
+use unicode_normalization::char::{canonical_combining_class, is_combining_mark};
+
+/// Most bytes of a word; a longer run is several words. Elasticsearch cuts at 255 characters, and not where we would.
+const MAX_WORD: usize = 200;
+
+/// A word of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The folded word, never empty.
+    pub folded: String,
+    /// Where it stands in the text, in bytes.
+    pub range: Range<usize>,
+}
+
+/// The folded words of `text`, separated by single spaces; empty where it holds no letter and no digit.
+#[must_use]
+pub fn fold(text: &str) -> String {
+    let mut folded = String::with_capacity(text.len());
+    for word in words(text) {
+        if !folded.is_empty() {
+            folded.push(' ');
+        }
+        folded.push_str(&word.folded);
+    }
+    folded
+}
+
+/// The words of `text` in order.
+#[must_use]
+pub fn words(text: &str) -> Vec<Word> {
+    let mut words = Vec::new();
+    let mut open: Option<Word> = None;
+    for (start, original) in text.char_indices() {
+        let end = start + original.len_utf8();
+        for c in std::iter::once(original).nfkd().flat_map(char::to_lowercase) {
+            if is_accent(c) || is_invisible(c) {
+                // Dropped, but its place belongs to the word that it stands in.
+                if let Some(word) = &mut open {
+                    word.range.end = end;
+                }
+            } else if stands_alone(c) {
+                words.extend(open.take());
+                words.push(Word { folded: c.to_string(), range: start..end });
+            } else if c.is_alphanumeric() || (open.is_some() && is_combining_mark(c)) {
+                let word = open.get_or_insert_with(|| Word { folded: String::new(), range: start..end });
+                push_plain(&mut word.folded, c);
+                word.range.end = end;
+                if word.folded.len() >= MAX_WORD {
+                    words.extend(open.take());
+                }
+            } else {
+                words.extend(open.take());
+            }
+        }
+    }
+    words.extend(open);
+    words
+}
+
+/// Appends a lower-case letter or digit; letters that Unicode does not decompose are written as people type them.
+fn push_plain(folded: &mut String, c: char) {
+    match c {
+        'ß' => folded.push_str("ss"),
+        'æ' => folded.push_str("ae"),
+        'œ' => folded.push_str("oe"),
+        'þ' => folded.push_str("th"),
+        'ø' => folded.push('o'),
+        'ł' => folded.push('l'),
+        'đ' | 'ð' => folded.push('d'),
+        'ħ' => folded.push('h'),
+        'ŧ' => folded.push('t'),
+        'ı' => folded.push('i'),
+        'ς' => folded.push('σ'),
+        _ => folded.push(c),
+    }
+}
+
+/// Marks above or below a letter (classes 200 and up) and points of Hebrew and Arabic (10 to 35). Vowel signs of Indic
+/// scripts have other classes: they are no accents and stay.
+fn is_accent(c: char) -> bool {
+    matches!(canonical_combining_class(c), 10..=35 | 200..)
+}
+
+/// Characters inside words that nobody sees: soft hyphen, joiners, directions, variation selectors, byte order mark.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+}
+
+/// Whether this character is written without spaces around words: kana and ideographs.
+fn stands_alone(c: char) -> bool {
+    let range = matches!(c, '\u{3041}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}'
+        | '\u{20000}'..='\u{3ffff}');
+    range && c.is_alphanumeric()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn case_accents_and_punctuation_are_folded() {
+        for (text, folded) in [
+            ("José MÜLLER", "jose muller"),
+            ("MU\u{308}LLER", "muller"),
+            ("  Crème--Brûlée, 2 Stück ", "creme brulee 2 stuck"),
+            ("Straße / STRASSE", "strasse strasse"),
+            ("Søren Łódź Æther", "soren lodz aether"),
+            ("O'Neill", "o neill"),
+            ("T-LIGHT_85123A", "t light 85123a"),
+            ("İstanbul ıssız", "istanbul issiz"),
+            ("ΣΟΦΟΣ σοφος σοφός", "σοφοσ σοφοσ σοφοσ"),
+            ("ﬁne ① ½", "fine 1 1 2"),
+            ("हिन्दी", "हिन्दी"),
+            ("co\u{ad}operate", "cooperate"),
+            ("東京タワー", "東 京 タ ワ ー"),
+            ("🎁 & \u{200f}", ""),
+            ("", ""),
+        ] {
+            assert_eq!(fold(text), folded, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_word_ends_somewhere() {
+        let lengths: Vec<_> = words(&"x".repeat(450)).into_iter().map(|word| word.range.len()).collect();
+        assert_eq!(lengths, [200, 200, 50]);
+    }
+
+    #[test]
+    fn a_word_knows_its_place() {
+        let text = "Große Mu\u{308}he!";
+        let places: Vec<_> = words(text).into_iter().map(|word| &text[word.range]).collect();
+        assert_eq!(places, ["Große", "Mu\u{308}he"]);
+    }
+
+    proptest! {
+        #[test]
+        fn folding_twice_changes_nothing(text in any::<String>()) {
+            let once = fold(&text);
+            prop_assert_eq!(fold(&once), once);
+        }
+
+        #[test]
+        fn places_are_in_order_and_inside(text in any::<String>()) {
+            let mut last = 0;
+            for word in words(&text) {
+                prop_assert!(!word.folded.is_empty() && !word.folded.contains(' '));
+                prop_assert!(text.get(word.range.clone()).is_some());
+                // Not behind the end of the last: one character, such as a fraction, may hold parts of two words.
+                prop_assert!(word.range.start >= last);
+                last = word.range.start;
+            }
+        }
+    }
+}

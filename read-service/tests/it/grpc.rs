@@ -1,0 +1,11 @@
+//! The query service as callers meet it: a real client, the whole service in process, the real Elasticsearch, and a scripted
+//! feed in place of the write service.
+
+mod world;
+
+mod one;
+mod lists;
+mod searches;
+mod reports;
+mod freshness;
+mod refusals;

@@ -1,0 +1,175 @@
+//! A feed that replays a script, faults of delivery included.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use proto::reason::{Error, Reason};
+use proto::v1::order_feed_service_server::{OrderFeedService, OrderFeedServiceServer};
+use proto::v1::subscribe_response::Message;
+use proto::v1::{
+    CaughtUp, EventBatch, GetHeadRequest, GetHeadResponse, ReadStreamRequest, ReadStreamResponse,
+    RecordedEvent, ScanRequest, ScanResponse, SubscribeRequest, SubscribeResponse,
+};
+use read_service::subscription::Feed;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::History;
+
+/// What the feed says.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// What the store holds.
+    pub events: Vec<RecordedEvent>,
+    /// Identity of the store.
+    pub store_id: String,
+    /// Positions that the feed loses.
+    pub lost: HashSet<i64>,
+    /// How often each event is sent.
+    pub times: usize,
+    /// Events in a batch.
+    pub batch: usize,
+    /// Nothing is answered.
+    pub down: bool,
+}
+
+/// A feed on a port of its own.
+pub struct ScriptedFeed {
+    pub feed: Feed,
+    pub url: String,
+    script: Arc<watch::Sender<Script>>,
+}
+
+impl ScriptedFeed {
+    pub async fn start(history: &History) -> Self {
+        let script = Script {
+            events: history.events.clone(),
+            store_id: "store-1".to_owned(),
+            lost: HashSet::new(),
+            times: 1,
+            batch: 3,
+            down: false,
+        };
+        let script = Arc::new(watch::Sender::new(script));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let service = OrderFeedServiceServer::new(Room(Arc::clone(&script)));
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { feed: Feed::new(&url).unwrap(), url, script }
+    }
+
+    /// Changes what the feed says from now on; open subscriptions hear it too.
+    pub fn change(&self, change: impl FnOnce(&mut Script)) {
+        self.script.send_modify(change);
+    }
+
+    /// The store now holds this.
+    pub fn publish(&self, history: &History) {
+        self.change(|script| script.events.clone_from(&history.events));
+    }
+}
+
+struct Room(Arc<watch::Sender<Script>>);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Room {
+    fn script(&self) -> Result<Script, Status> {
+        let script = self.0.borrow().clone();
+        if script.down {
+            return Err(Error::new(Reason::EventStoreDown, "down").into());
+        }
+        Ok(script)
+    }
+}
+
+fn head(script: &Script) -> i64 {
+    script.events.last().map_or(0, |event| event.position)
+}
+
+/// The next message after a position; `None` where there is nothing to say.
+fn next(script: &Script, request: &SubscribeRequest, after: i64) -> Option<(i64, Message)> {
+    let head = head(script);
+    let through = head.min(after + i64::try_from(script.batch).unwrap());
+    let wanted = |event: &&RecordedEvent| {
+        let matches = request.categories.is_empty() || request.categories.contains(&event.category);
+        event.position > after
+            && event.position <= through
+            && matches
+            && !script.lost.contains(&event.position)
+    };
+    let events = script.events.iter().filter(wanted);
+    let events = events.flat_map(|event| vec![event.clone(); script.times]).collect();
+    let batch = EventBatch { events, through_position: through, head_position: head };
+    (through > after).then_some((through, Message::Batch(batch)))
+}
+
+#[tonic::async_trait]
+impl OrderFeedService for Room {
+    type SubscribeStream = Answers<SubscribeResponse>;
+    type ScanStream = Answers<ScanResponse>;
+    type ReadStreamStream = Answers<ReadStreamResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let request = request.into_inner();
+        let script = self.script()?;
+        if !request.store_id.is_empty() && request.store_id != script.store_id {
+            return Err(Error::new(Reason::StoreChanged, "another store").into());
+        }
+        if request.after_position > head(&script) {
+            return Err(Error::new(Reason::PositionAhead, "beyond the head").into());
+        }
+        let start = (request.after_position, false, self.0.subscribe(), request);
+        let messages = stream::unfold(start, |(after, told, mut script, request)| async move {
+            loop {
+                let now = script.borrow_and_update().clone();
+                if now.down {
+                    return None;
+                }
+                if let Some((through, message)) = next(&now, &request, after) {
+                    return Some((message, (through, false, script, request)));
+                }
+                if !told {
+                    let caught_up = Message::CaughtUp(CaughtUp { position: after });
+                    return Some((caught_up, (after, true, script, request)));
+                }
+                script.changed().await.ok()?;
+            }
+        });
+        let answers = messages.map(|message| Ok(SubscribeResponse { message: Some(message) }));
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn scan(&self, _: Request<ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        Err(Error::new(Reason::InternalError, "not in the script").into())
+    }
+
+    async fn read_stream(
+        &self,
+        request: Request<ReadStreamRequest>,
+    ) -> Result<Response<Self::ReadStreamStream>, Status> {
+        let ReadStreamRequest { category, stream_key, from_version, to_version } = request.into_inner();
+        let wanted = |event: &RecordedEvent| {
+            let of_stream = event.category == category && event.stream_key == stream_key;
+            of_stream && event.version >= from_version && (to_version == 0 || event.version <= to_version)
+        };
+        let events = self.script()?.events.into_iter().filter(wanted).collect();
+        let answer = stream::iter([Ok(ReadStreamResponse { events })]);
+        Ok(Response::new(answer.boxed()))
+    }
+
+    async fn get_head(&self, _: Request<GetHeadRequest>) -> Result<Response<GetHeadResponse>, Status> {
+        let script = self.script()?;
+        let answer =
+            GetHeadResponse { head_position: head(&script), store_id: script.store_id, ..Default::default() };
+        Ok(Response::new(answer))
+    }
+}
