@@ -1,0 +1,10 @@
+//! The pair end to end: both services in this process on free ports, a real PostgreSQL, a real Elasticsearch, real clients.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+mod world;
+
+mod order_flow;
+mod delivery;
+mod paging;
+mod sample;

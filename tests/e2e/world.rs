@@ -1,0 +1,241 @@
+//! The pair on free ports, over a database and indices of its own.
+
+use std::time::Duration;
+
+use clap::Parser;
+use local::testing::{self, TestDatabase};
+use proto::v1::catalog_command_service_client::CatalogCommandServiceClient;
+use proto::v1::order_command_service_client::OrderCommandServiceClient;
+use proto::v1::order_feed_service_client::OrderFeedServiceClient;
+use proto::v1::order_query_service_client::OrderQueryServiceClient;
+use proto::v1::*;
+use shared::lifecycle::Lifecycle;
+use tonic::Status;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// Longest that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+#[derive(Parser)]
+struct WriteFlags {
+    #[command(flatten)]
+    config: write_service::Config,
+}
+
+#[derive(Parser)]
+struct ReadFlags {
+    #[command(flatten)]
+    config: read_service::Config,
+}
+
+/// A running pair.
+pub struct World {
+    database: TestDatabase,
+    elasticsearch: String,
+    prefix: String,
+    write: Running,
+    read: Option<Running>,
+}
+
+/// A running service.
+struct Running {
+    address: String,
+    channel: Channel,
+    lifecycle: Lifecycle,
+}
+
+impl Running {
+    async fn connect(address: String, lifecycle: Lifecycle) -> Self {
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        Self { address, channel, lifecycle }
+    }
+
+    async fn stop(self) {
+        self.lifecycle.drain();
+        tokio::time::timeout(PATIENCE, self.lifecycle.stopped()).await.unwrap();
+        assert!(!self.lifecycle.failed());
+    }
+}
+
+impl World {
+    /// A pair over an empty store that knows customer 17850 and two products.
+    pub async fn start() -> Self {
+        let database = testing::database().await.unwrap();
+        let elasticsearch = testing::elasticsearch().await.unwrap();
+        let write = start_write(&database.url, "127.0.0.1:0").await;
+        let prefix = testing::unique_prefix("e2e");
+        let mut world = Self { database, elasticsearch, prefix, write, read: None };
+        world.start_read().await;
+        world.put_customer("17850", "Ada Lovelace").await;
+        world.put_product("71053", "WHITE METAL LANTERN").await;
+        world.put_product("85123A", "WHITE HANGING HEART T-LIGHT HOLDER").await;
+        world
+    }
+
+    /// Starts the read service, which must not run, on what is indexed already.
+    pub async fn start_read(&mut self) {
+        assert!(self.read.is_none());
+        let feed = format!("http://{}", self.write.address);
+        let flags = [
+            "read-service",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics-listen",
+            "127.0.0.1:0",
+            "--elasticsearch-url",
+            &self.elasticsearch,
+            "--feed-url",
+            &feed,
+            "--index-prefix",
+            &self.prefix,
+        ];
+        let config = ReadFlags::try_parse_from(flags).unwrap().config;
+        let lifecycle = Lifecycle::new(PATIENCE);
+        let service = read_service::build(config).await.unwrap();
+        let address = service.grpc_address().unwrap().to_string();
+        lifecycle.spawn("read service", service.run(lifecycle.clone()));
+        self.read = Some(Running::connect(address, lifecycle).await);
+        // The first start makes the indices; until then the service is not ready.
+        let mut health = HealthClient::new(self.read.as_ref().unwrap().channel.clone());
+        let ready = async {
+            let whole = HealthCheckRequest::default();
+            while health.check(whole.clone()).await.unwrap().into_inner().status() != ServingStatus::Serving {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("the read service gets ready");
+    }
+
+    /// Stops the read service.
+    pub async fn stop_read(&mut self) {
+        self.read.take().unwrap().stop().await;
+    }
+
+    /// Stops the write service and starts it again on the same port.
+    pub async fn restart_write(&mut self) {
+        let address = self.write.address.clone();
+        let placeholder = Running {
+            address: address.clone(),
+            channel: self.write.channel.clone(),
+            lifecycle: Lifecycle::new(PATIENCE),
+        };
+        std::mem::replace(&mut self.write, placeholder).stop().await;
+        self.write = start_write(&self.database.url, &address).await;
+    }
+
+    /// Address of the write service.
+    pub fn write_url(&self) -> String {
+        format!("http://{}", self.write.address)
+    }
+
+    pub fn orders(&self) -> OrderCommandServiceClient<Channel> {
+        OrderCommandServiceClient::new(self.write.channel.clone())
+    }
+
+    pub fn catalog(&self) -> CatalogCommandServiceClient<Channel> {
+        CatalogCommandServiceClient::new(self.write.channel.clone())
+    }
+
+    pub fn feed(&self) -> OrderFeedServiceClient<Channel> {
+        OrderFeedServiceClient::new(self.write.channel.clone())
+    }
+
+    pub fn queries(&self) -> OrderQueryServiceClient<Channel> {
+        OrderQueryServiceClient::new(self.read.as_ref().unwrap().channel.clone())
+    }
+
+    pub async fn put_customer(&self, customer_id: &str, name: &str) -> String {
+        let request = PutCustomerRequest { customer_id: customer_id.into(), name: name.into() };
+        self.catalog().put_customer(request).await.unwrap().into_inner().consistency_token
+    }
+
+    pub async fn put_product(&self, product_id: &str, name: &str) -> String {
+        let request = PutProductRequest { product_id: product_id.into(), name: name.into() };
+        self.catalog().put_product(request).await.unwrap().into_inner().consistency_token
+    }
+
+    pub async fn create(&self, request: CreateOrderRequest) -> OrderReceipt {
+        self.orders().create_order(request).await.unwrap().into_inner().receipt.unwrap()
+    }
+
+    /// The order as its document says, at least as new as the token.
+    pub async fn order(&self, order_id: &str, token: &str) -> Result<GetOrderResponse, Status> {
+        let consistency = Some(Consistency { tokens: vec![token.into()], ..Default::default() });
+        let request = GetOrderRequest { order_id: order_id.into(), consistency, ..Default::default() };
+        Ok(self.queries().get_order(request).await?.into_inner())
+    }
+
+    /// Waits until searches include everything stored so far.
+    pub async fn settle(&self) {
+        let settled = async {
+            let head = loop {
+                let head = self.feed().get_head(GetHeadRequest {}).await.unwrap().into_inner();
+                if head.outbox_backlog == 0 {
+                    break head.head_position;
+                }
+            };
+            loop {
+                let answer = self.queries().list_orders(ListOrdersRequest::default()).await;
+                let freshness = answer.ok().and_then(|answer| answer.into_inner().freshness);
+                if freshness.is_some_and(|freshness| freshness.position >= head) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.expect("the read side catches up");
+    }
+
+    /// Every order that the list knows, newest first, page by page.
+    pub async fn all_orders(&self, sort: OrderSort, page_size: i32) -> Vec<OrderSummary> {
+        let mut request = ListOrdersRequest { sort: sort.into(), page_size, ..Default::default() };
+        let mut orders = Vec::new();
+        loop {
+            let answer = self.queries().list_orders(request.clone()).await.unwrap().into_inner();
+            orders.extend(answer.orders);
+            if answer.next_page_token.is_empty() {
+                return orders;
+            }
+            request.page_token = answer.next_page_token;
+        }
+    }
+}
+
+async fn start_write(database_url: &str, listen: &str) -> Running {
+    let flags = [
+        "write-service",
+        "--listen",
+        listen,
+        "--metrics-listen",
+        "127.0.0.1:0",
+        "--database-url",
+        database_url,
+    ];
+    let config = WriteFlags::try_parse_from(flags).unwrap().config;
+    write_service::migrate(&config).await.unwrap();
+    let lifecycle = Lifecycle::new(PATIENCE);
+    let service = write_service::build(config).await.unwrap();
+    let address = service.grpc_address().unwrap().to_string();
+    lifecycle.spawn("write service", service.run(lifecycle.clone()));
+    Running::connect(address, lifecycle).await
+}
+
+pub fn create(quantity: i32) -> CreateOrderRequest {
+    CreateOrderRequest {
+        customer_id: "17850".into(),
+        currency_code: "GBP".into(),
+        reference: "536365".into(),
+        delivery_country: "United Kingdom".into(),
+        items: vec![item("71053", quantity, 339), item("85123A", 1, 255)],
+        submit: true,
+        ..Default::default()
+    }
+}
+
+pub fn item(product_id: &str, quantity: i32, price: i64) -> NewItem {
+    let unit_price = Some(Money { currency_code: "GBP".into(), minor_units: price });
+    NewItem { product_id: product_id.into(), quantity, unit_price }
+}
