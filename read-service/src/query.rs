@@ -58,8 +58,10 @@ impl Filter {
             let term = json!({ "term": { "lines.product_id": self.product_id } });
             clauses.push(json!({ "nested": { "path": "lines", "query": term } }));
         }
-        // No order is placed before 1970, and the field holds no earlier time: an earlier bound is moved there.
-        let from = self.placed_from.filter(|nanos| *nanos > 0).map(time_text::format);
+        // No order is placed before 1970, and the field holds no earlier time: an earlier bound is moved there. An upper bound
+        // always comes with a lower one: without it a date_histogram over nanoseconds rounds the beginning of all time and fails.
+        let earliest = self.placed_to.map(|_| 0);
+        let from = self.placed_from.filter(|nanos| *nanos > 0).or(earliest).map(time_text::format);
         let to = self.placed_to.map(|nanos| time_text::format(nanos.max(0)));
         clauses.extend(range("placed_at", ("gte", from), ("lt", to)));
         clauses.extend(range("total", ("gte", self.min_total), ("lte", self.max_total)));

@@ -29,7 +29,7 @@ use crate::order::{self, Command, Rejection};
 /// Races lost to another copy of the service before the caller is told.
 const ATTEMPTS: usize = 3;
 /// Folded orders kept in memory, in bytes.
-const CACHE_BYTES: u64 = 24 * 1024 * 1024;
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// An order that nobody has touched for so long is dropped.
 const CACHE_IDLE: Duration = Duration::from_mins(10);
 
@@ -147,7 +147,12 @@ impl CommandHandler {
         self.names.fill_in(&mut request.command).await?;
         let slot = self.hot.get_with(request.order_id, async { Slot::default() }).await;
         let mut queue = slot.clone().lock_owned().await;
-        let outcome = self.decide_and_append(&request, &mut queue).await;
+        // One time for the command: what it decides by and what is recorded with its events. Whole microseconds.
+        let now = self.clock.now_nanos() / 1_000 * 1_000;
+        if let Command::Create(create) = &mut request.command {
+            create.now = now;
+        }
+        let outcome = self.decide_and_append(&request, now, &mut queue).await;
         let grown = queue.as_mut().is_some_and(Stream::outgrew_its_weight);
         drop(queue);
         if grown {
@@ -160,6 +165,7 @@ impl CommandHandler {
     async fn decide_and_append(
         &self,
         request: &Request,
+        now: i64,
         slot: &mut OwnedMutexGuard<Option<Stream>>,
     ) -> Result<Receipt, CommandError> {
         let mut current = 0;
@@ -191,7 +197,7 @@ impl CommandHandler {
                     return Err(error);
                 }
             };
-            let append = self.encode(request, stream.version(), &events);
+            let append = Self::encode(request, now, stream.version(), &events);
             match self.appender.append(append).await? {
                 Outcome::Stored => {
                     let receipt = stream.record(request.order_id, request.identity, &events);
@@ -214,9 +220,8 @@ impl CommandHandler {
         if stream.continue_with(order_id, events)? { Ok(stream) } else { self.load(order_id).await }
     }
 
-    fn encode(&self, request: &Request, version: i64, events: &[order::Event]) -> Append {
+    fn encode(request: &Request, recorded_at: i64, version: i64, events: &[order::Event]) -> Append {
         let key = request.order_id.to_string();
-        let recorded_at = self.clock.now_nanos() / 1_000 * 1_000;
         let encoded = (version + 1..).zip(events).map(|(version, event)| {
             let envelope = Envelope {
                 event_id: Uuid::now_v7(),

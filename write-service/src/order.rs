@@ -134,8 +134,10 @@ pub struct Create {
     pub currency: String,
     pub reference: String,
     pub delivery_country: String,
-    /// Nanoseconds since 1970.
-    pub placed_at: i64,
+    /// Nanoseconds since 1970; `None`: now.
+    pub placed_at: Option<i64>,
+    /// When the command is decided, in nanoseconds since 1970.
+    pub now: i64,
     pub items: Vec<NewItem>,
     pub submit: bool,
 }
@@ -225,9 +227,11 @@ fn start(create: Create) -> Result<Vec<Event>, Rejection> {
         reference,
         delivery_country,
         placed_at,
+        now,
         items,
         submit,
     } = create;
+    let placed_at = placed_at.unwrap_or(now);
     let Some(customer_name) = customer_name else {
         return Err(Rejection::CustomerUnknown { customer_id });
     };

@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::process::Identity;
+use crate::process::{Identity, group_alive};
 use crate::run::Run;
 use crate::user::reachable;
 
@@ -62,6 +62,22 @@ impl Home {
         self.state.join("log")
     }
 
+    /// The secret that authenticates page tokens: made once, so that tokens outlive a restart.
+    ///
+    /// # Errors
+    /// Where it can be neither read nor written.
+    pub fn page_token_key(&self) -> anyhow::Result<String> {
+        let path = self.state.join("page-token-key");
+        let context = || format!("cannot keep {}", path.display());
+        if !path.exists() {
+            let key = format!("{}{}", Uuid::now_v7().simple(), Uuid::now_v7().simple());
+            let mut file =
+                File::options().write(true).create_new(true).mode(0o600).open(&path).with_context(context)?;
+            file.write_all(key.as_bytes()).with_context(context)?;
+        }
+        fs::read_to_string(&path).with_context(context)
+    }
+
     /// Takes the stack for this process.
     ///
     /// # Errors
@@ -109,7 +125,7 @@ impl Home {
     pub async fn clear_leftovers(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + LEFTOVER_LIMIT;
         for folder in self.run_folders()? {
-            while Run::registered(&folder).iter().any(|process| process.alive()) {
+            while Run::registered(&folder).into_iter().any(group_alive) {
                 if Instant::now() > deadline {
                     bail!("servers of an earlier run still run, see {}", folder.display());
                 }

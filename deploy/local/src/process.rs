@@ -18,6 +18,7 @@ const TAIL: usize = 8;
 /// Characters of each.
 const LINE: usize = 240;
 const POLL: Duration = Duration::from_millis(20);
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A process that cannot be confused with a later one of the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +124,8 @@ impl Process {
         let in_time = timeout(limit, self.group_ended()).await;
         if in_time.is_err() {
             self.signal(Signal::SIGKILL);
-            self.child.wait().await.ok();
+            // A process that is killed ends, if not at once: nobody can do more.
+            timeout(KILL_LIMIT, self.group_ended()).await.ok();
         }
         self.ended();
         in_time.with_context(|| format!("{} did not end within {limit:?} and was killed", self.name))
@@ -161,12 +163,21 @@ impl Drop for Process {
     }
 }
 
-/// Kills a started process with all its children, now.
+/// Kills a started process with all its children, now; those of one that has ended too.
 pub fn kill_group(leader: Identity) {
-    if let (true, Ok(id)) = (leader.alive(), i32::try_from(leader.id)) {
-        // A group that is gone needs no signal.
-        killpg(Pid::from_raw(id), Signal::SIGKILL).ok();
-    }
+    signal_group(leader, Some(Signal::SIGKILL));
+}
+
+/// Whether a started process or one of its children runs.
+#[must_use]
+pub fn group_alive(leader: Identity) -> bool {
+    signal_group(leader, None)
+}
+
+/// The id of a leader is not given away as long as one of its children is left; once it is, the group is another one.
+fn signal_group(leader: Identity, signal: Option<Signal>) -> bool {
+    let ours = Identity::of(leader.id).is_none_or(|process| process == leader);
+    ours && i32::try_from(leader.id).is_ok_and(|id| killpg(Pid::from_raw(id), signal).is_ok())
 }
 
 /// One sentence about a process that ended by itself, with the end of its log.

@@ -1,11 +1,11 @@
 //! What the user sees on standard error: spinners and bars on a terminal, plain lines everywhere else.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use tokio::time::Instant;
 
 /// Time between two lines of a bar where there is no terminal.
@@ -75,7 +75,7 @@ impl Screen {
             Kind::Terminal(bars) => {
                 let bar = bars.add(ProgressBar::new(total));
                 bar.set_style(style(
-                    "  {prefix:14} [{bar:32}] {human_pos} of {human_len} {msg}, {per_sec}, {eta} left",
+                    "  {prefix:14} [{bar:24}] {human_pos}/{human_len} {msg}, {rate}, {eta} left",
                 ));
                 bar.set_prefix(name);
                 bar.set_message(unit);
@@ -89,7 +89,14 @@ impl Screen {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+        // A number that cannot be written is not shown.
+        write!(text, "{:.0}/s", state.per_sec()).ok();
+    };
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", rate)
+        .progress_chars("=> ")
 }
 
 /// A step of unknown length. Dropped without [`Step::done`] it just leaves the screen.

@@ -31,6 +31,14 @@ pub async fn build(workspace: &Path) -> anyhow::Result<PathBuf> {
     if folder.ends_with("release") {
         command.arg("--release");
     }
+    // `cargo run` describes this package to its program. A build script that watches these variables, as ring's does, would
+    // run again, and all that depends on it would be compiled again, at every change between `cargo up` and `cargo test`.
+    let described = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    for (name, _) in std::env::vars_os() {
+        if described.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     let status = command.current_dir(workspace).kill_on_drop(true).status().await;
     if !status.context("cannot run cargo: install Rust from https://rustup.rs")?.success() {
         bail!("the services could not be built, see cargo's message above");

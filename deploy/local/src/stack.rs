@@ -19,7 +19,7 @@ use crate::guide::{self, Addresses};
 use crate::home::Home;
 use crate::interrupt::Interrupts;
 use crate::postgres::Cluster;
-use crate::process::{Identity, Process, kill_group};
+use crate::process::{Identity, Process, group_alive, kill_group};
 use crate::run::Run;
 use crate::screen::Screen;
 use crate::services::{self, Service};
@@ -106,7 +106,7 @@ impl Stack<'_> {
         let (postgres, elasticsearch) =
             tokio::try_join!(self.postgres(needed.postgres), self.elasticsearch(needed.java_home))?;
         self.servers.extend([postgres.1, elasticsearch.1].into_iter().flatten());
-        let (write, read) = self.service_definitions(programs, &postgres.0, &elasticsearch.0);
+        let (write, read) = self.service_definitions(programs, &postgres.0, &elasticsearch.0)?;
 
         let addresses = Addresses {
             write: services::local(self.options.write_listen),
@@ -215,7 +215,7 @@ impl Stack<'_> {
         programs: PathBuf,
         database_url: &str,
         elasticsearch_url: &str,
-    ) -> (Service, Service) {
+    ) -> anyhow::Result<(Service, Service)> {
         let Options { write_listen, read_listen, .. } = self.options;
         let logs = self.home.log();
         let write = Service {
@@ -238,9 +238,10 @@ impl Stack<'_> {
                 ("ELASTICSEARCH_URL", elasticsearch_url.into()),
                 ("FEED_URL", feed.into()),
                 ("READ_LISTEN", read_listen.to_string().into()),
+                ("PAGE_TOKEN_KEY", self.home.page_token_key()?.into()),
             ],
         };
-        (write, read)
+        Ok((write, read))
     }
 
     async fn start_services(&mut self, write: &Service, read: &Service) -> anyhow::Result<()> {
@@ -295,6 +296,10 @@ impl Stack<'_> {
             all_ended(self.run.folder(), SERVER_LIMIT).await;
         };
         let killed = interrupts.second.run_until_cancelled(in_order).await.is_none();
+        if killed {
+            let all = self.services.iter_mut().chain(&mut self.servers);
+            join_all(all.map(|process| process.stop(Duration::ZERO))).await;
+        }
         for process in Run::registered(self.run.folder()) {
             kill_group(process);
         }
@@ -319,7 +324,7 @@ fn report_all(screen: &Screen, outcomes: Vec<anyhow::Result<()>>) {
 /// Waits until no registered process runs, or the limit has passed.
 async fn all_ended(run: &Path, limit: Duration) {
     let deadline = Instant::now() + limit;
-    while Run::registered(run).iter().any(|process| process.alive()) && Instant::now() < deadline {
+    while Run::registered(run).into_iter().any(group_alive) && Instant::now() < deadline {
         sleep(POLL).await;
     }
 }

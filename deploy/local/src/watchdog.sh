@@ -3,15 +3,16 @@
 # Each file in $1/running is named <stage>-<name>.<signal> and holds the first line of /proc/<id>/stat of a group leader.
 trap '' HUP INT TERM
 
-# alive ID START: does the process run that has this id and started at this time?
-alive() {
+# same ID START: is the process with this id the one that started at this time? Leaves its state in $state.
+same() {
   { IFS= read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   # The name stands in brackets and may hold spaces: fields are counted from behind it.
   set -- "$2" ${stat##*) }
-  [ "$2" != Z ] && [ "${21}" = "$1" ]
+  state=$2
+  [ "${21}" = "$1" ]
 }
 
-while alive "$2" "$3"; do
+while same "$2" "$3" && [ "$state" != Z ]; do
   [ -d "$1/running" ] || exit 0
   sleep 0.2
 done
@@ -26,7 +27,8 @@ for file in "$1"/ended/*; do
   IFS= read -r line <"$file" || continue
   id=${line%% *}
   set -- "$1" ${line##*) }
-  alive "$id" "${21}" || continue
+  # Of a leader that is gone children may be left; its id is not given away as long as there are.
+  same "$id" "${21}" || [ ! -e "/proc/$id" ] || continue
   kill -s "${file##*.}" -- "-$id" 2>/dev/null
   tries=100
   while kill -s 0 -- "-$id" 2>/dev/null && [ "$tries" != 0 ]; do tries=$((tries - 1)); sleep 0.1; done

@@ -16,8 +16,8 @@ use super::Filter;
 use super::pages::{FeedEvent, Pages};
 use crate::outbox::FEED_GREW;
 
-/// Pages that the ring holds: at 1,000 events of 400 bytes about 13 MB.
-const RING: usize = 32;
+/// Pages that the ring holds: at 1,000 events of about 900 bytes, decoded, 11 MB at most.
+const RING: usize = 12;
 /// How long the reader waits for a wake-up before it looks by itself.
 const POLL: Duration = Duration::from_secs(1);
 

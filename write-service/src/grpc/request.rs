@@ -129,18 +129,15 @@ fn command(message: Sent, now: i64, check: &mut Check) -> Command {
 }
 
 fn create(message: CreateOrderRequest, now: i64, check: &mut Check) -> Command {
-    let placed_at = match &message.placed_time {
-        None => now / 1_000 * 1_000,
-        Some(time) => {
-            let nanos = proto::time::to_nanos(time).filter(|nanos| *nanos >= 0);
-            if nanos.is_none() {
-                check.refuse("placed_time", "must be a time since 1970-01-01T00:00:00Z");
-            } else if nanos.is_some_and(|nanos| nanos > now.saturating_add(MAX_AHEAD)) {
-                check.refuse("placed_time", "must not be more than five minutes ahead");
-            }
-            nanos.unwrap_or(0)
+    let placed_at = message.placed_time.as_ref().map(|time| {
+        let nanos = proto::time::to_nanos(time).filter(|nanos| *nanos >= 0);
+        if nanos.is_none() {
+            check.refuse("placed_time", "must be a time since 1970-01-01T00:00:00Z");
+        } else if nanos.is_some_and(|nanos| nanos > now.saturating_add(MAX_AHEAD)) {
+            check.refuse("placed_time", "must not be more than five minutes ahead");
         }
-    };
+        nanos.unwrap_or(0)
+    });
     if message.items.len() > MAX_ITEMS {
         check.refuse("items", "must be at most 2,000");
     }
@@ -161,6 +158,7 @@ fn create(message: CreateOrderRequest, now: i64, check: &mut Check) -> Command {
         reference: check.text("reference", message.reference, 0, 64),
         delivery_country: check.text("delivery_country", message.delivery_country, 0, 64),
         placed_at,
+        now,
         items,
         submit: message.submit,
     })

@@ -52,7 +52,8 @@ fn create(items: Vec<NewItem>, submit: bool) -> Command {
         currency: "GBP".into(),
         reference: "536365".into(),
         delivery_country: "United Kingdom".into(),
-        placed_at: 1,
+        placed_at: None,
+        now: 1,
         items,
         submit,
     })
@@ -105,6 +106,13 @@ fn an_order_starts_with_items_and_is_submitted_at_once() {
         added(2, 1, 1),
         submitted(2035),
     ]);
+}
+
+#[test]
+fn an_older_order_keeps_the_time_it_was_placed() {
+    let Command::Create(create) = create(vec![], false) else { unreachable!() };
+    let older = Create { placed_at: Some(1), now: 2, ..create };
+    given([]).when(Command::Create(older)).then([created()]);
 }
 
 #[test]

@@ -77,6 +77,15 @@ async fn names_are_those_of_command_time() {
 }
 
 #[tokio::test]
+async fn an_order_without_a_placed_time_is_placed_when_it_is_recorded() {
+    let mut world = World::start().await;
+    let id = world.draft().await;
+    let history = world.history(&id).await;
+    let Some(recorded_event::Body::OrderCreated(created)) = &history[0].body else { panic!("{history:?}") };
+    assert_eq!(created.placed_time, history[0].recorded_time);
+}
+
+#[tokio::test]
 async fn the_same_request_twice_is_stored_once_and_answered_alike() {
     let mut world = World::start().await;
     let request = CreateOrderRequest { request_id: new_id(), ..create(vec![lantern(1), lantern(2)], true) };

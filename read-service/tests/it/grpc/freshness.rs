@@ -92,7 +92,8 @@ async fn whoever_waits_sees_it() {
     for (answer, orders) in answers.into_iter().zip([1, 2, 2, 2]) {
         let (freshness, seen) = answer.unwrap();
         assert_eq!((seen, freshness.stale), (orders, false));
-        assert_eq!(freshness.position, events.head());
+        // What is claimed may be less than what was seen, never more than there is.
+        assert!((3..=events.head()).contains(&freshness.position), "{freshness:?}");
     }
     let first = world.order(&id(1)).await.summary.unwrap();
     assert_eq!((first.version, first.status()), (4, OrderStatus::Confirmed));
