@@ -294,6 +294,39 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_lists_every_reason_with_its_code_and_advice() {
+        let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
+        for reason in Reason::ALL {
+            let code = code_name(reason.code());
+            let listed = readme.lines().filter(|line| line.starts_with('|') && line.contains(code));
+            let listed = listed.filter(|line| line.contains(&reason.advice().to_string()));
+            let names = listed.flat_map(|line| line.split(['|', ',', ' ']).map(str::trim));
+            assert!(
+                names.into_iter().any(|name| name == reason.name()),
+                "{code} {reason}: {}",
+                reason.advice()
+            );
+        }
+    }
+
+    fn code_name(code: Code) -> &'static str {
+        match code {
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::NotFound => "NOT_FOUND",
+            Code::Aborted => "ABORTED",
+            Code::AlreadyExists => "ALREADY_EXISTS",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::OutOfRange => "OUT_OF_RANGE",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::DataLoss => "DATA_LOSS",
+            Code::Internal => "INTERNAL",
+            other => unreachable!("no reason has the code {other:?}"),
+        }
+    }
+
+    #[test]
     fn a_status_carries_reason_facts_and_paths() {
         let status = Status::from(Error::invalid("items[2].quantity", "must be at least 1").with("limit", 1));
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use read_service::Config;
+use shared::arguments::{self, BAD_CONFIGURATION};
 use shared::lifecycle::Lifecycle;
 use shared::telemetry::{self, TelemetryConfig};
 
@@ -23,18 +24,11 @@ enum Action {
     Serve(Config),
 }
 
-/// The configuration is wrong: `EX_USAGE` of sysexits.h.
-const BAD_CONFIGURATION: u8 = 64;
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match arguments::parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Nowhere to report a failure to print.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS };
-        }
+        Err(exit) => return exit,
     };
     let telemetry = match telemetry::init("read-service", &arguments.telemetry) {
         Ok(telemetry) => telemetry,

@@ -1,5 +1,6 @@
 //! What both services need and neither is about: time, waiting, telemetry, life cycle, probes, the gRPC server.
 //!
+//! - [`arguments`]: command line and environment.
 //! - [`clock`]: the one source of wall-clock time.
 //! - [`backoff`]: how long to wait before the next attempt.
 //! - [`telemetry`]: logs, traces, metrics.
@@ -7,6 +8,7 @@
 //! - [`probes`]: readiness; `/metrics`, `/livez`, `/readyz`.
 //! - [`server`]: the gRPC server with health, reflection, deadlines, spans and metrics.
 
+pub mod arguments;
 pub mod clock;
 pub mod backoff;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use shared::arguments::{self, BAD_CONFIGURATION};
 use shared::lifecycle::Lifecycle;
 use shared::telemetry::{self, TelemetryConfig};
 use write_service::Config;
@@ -25,18 +26,11 @@ enum Action {
     Migrate(Config),
 }
 
-/// The configuration is wrong: `EX_USAGE` of sysexits.h.
-const BAD_CONFIGURATION: u8 = 64;
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments: Arguments = match arguments::parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Nowhere to report a failure to print.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS };
-        }
+        Err(exit) => return exit,
     };
     let telemetry = match telemetry::init("write-service", &arguments.telemetry) {
         Ok(telemetry) => telemetry,

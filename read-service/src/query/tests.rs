@@ -41,7 +41,12 @@ fn a_list_with_every_filter_after_a_row() {
 #[test]
 fn times_before_1970_move_to_1970() {
     let filter = Filter { placed_from: Some(-1), placed_to: Some(-1), ..Filter::default() };
-    assert_eq!(filter.clauses(), [json!({ "range": { "placed_at": { "lt": "1970-01-01T00:00:00Z" } } })]);
+    assert_eq!(
+        filter.clauses(),
+        [
+            json!({ "range": { "placed_at": { "gte": "1970-01-01T00:00:00Z", "lt": "1970-01-01T00:00:00Z" } } })
+        ]
+    );
 }
 
 #[test]
