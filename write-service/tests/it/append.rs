@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use uuid::Uuid;
-use write_service::append::Appender;
+use write_service::append::{AppendError, Appender};
 use write_service::event_store::{EventStore, Outcome};
 
 use crate::event_store::append;
@@ -41,4 +41,23 @@ async fn two_appends_to_one_stream_do_not_share_a_batch_and_one_wins() {
     let outcomes = futures_util::future::join_all(calls.collect::<Vec<_>>()).await;
     let stored = outcomes.into_iter().filter(|outcome| matches!(outcome, Ok(Outcome::Stored))).count();
     assert_eq!(stored, 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let (_database, pool) = database().await;
+    // Nobody runs the writers: what is appended waits.
+    let (appender, _writers) = Appender::new(&EventStore::new(pool), &Arc::new(Notify::new()));
+    let mut waiting = Vec::new();
+    loop {
+        let mut call = Box::pin(appender.append(append(Uuid::now_v7(), 0, 1)));
+        match futures_util::poll!(&mut call) {
+            std::task::Poll::Pending => waiting.push(call),
+            std::task::Poll::Ready(outcome) => {
+                assert!(matches!(outcome, Err(AppendError::QueueFull)), "{outcome:?}");
+                break;
+            }
+        }
+    }
+    assert_eq!(waiting.len(), 4_096);
 }

@@ -262,3 +262,25 @@ async fn the_head_tells_the_backlog() {
     fence.rollback().await.unwrap();
     assert_eq!(world.published().await, 5);
 }
+
+#[tokio::test]
+async fn a_service_that_stops_says_so_and_publishes_what_it_stored() {
+    let mut world = World::start().await;
+    let head = world.published().await;
+    let mut stream =
+        subscribe(&mut world, SubscribeRequest { after_position: head, ..Default::default() }).await;
+    assert_eq!(next(&mut stream).await, Message::CaughtUp(CaughtUp { position: head }));
+    world.draft().await;
+    world.lifecycle.drain();
+    let status = loop {
+        match tokio::time::timeout(PATIENCE, stream.message()).await.expect("an answer in time") {
+            Ok(answer) => assert!(answer.is_some(), "it ends with its reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refusal::<()>(Err(status)), (Code::Unavailable, Reason::ShuttingDown));
+    tokio::time::timeout(PATIENCE, world.lifecycle.stopped()).await.expect("it drains in time");
+    assert!(!world.lifecycle.failed());
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&world.pool).await.unwrap();
+    assert_eq!(left, 0, "whoever stops last leaves an empty outbox");
+}

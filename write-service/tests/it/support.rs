@@ -32,7 +32,7 @@ pub struct World {
     pub orders: OrderCommandServiceClient<Channel>,
     pub catalog: CatalogCommandServiceClient<Channel>,
     pub feed: OrderFeedServiceClient<Channel>,
-    _lifecycle: Lifecycle,
+    pub lifecycle: Lifecycle,
 }
 
 /// An empty, migrated database.
@@ -67,7 +67,7 @@ impl World {
             orders: OrderCommandServiceClient::new(channel.clone()),
             catalog: CatalogCommandServiceClient::new(channel.clone()),
             feed: OrderFeedServiceClient::new(channel),
-            _lifecycle: lifecycle,
+            lifecycle,
         };
         world.put_customer("17850", "Customer 17850").await;
         world.put_product("71053", "WHITE METAL LANTERN").await;
