@@ -17,7 +17,7 @@ const WRITERS: usize = 2;
 /// Appends in a batch at most: larger ones gain nothing (measured: 300 is 30 % above 100, then flat).
 const MAX_APPENDS: usize = 500;
 /// Events in a batch at most, except where a single append has more: bounds the size of a statement.
-const MAX_EVENTS: usize = 5_000;
+const MAX_EVENTS: usize = 2_000;
 /// Appends that wait at most; at 10,000 a second a full queue is 0.4 s.
 const QUEUE: usize = 4_096;
 

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::pages::Pages;
 use super::tail::{Tail, TailPage};
-use super::{Filter, store_down};
+use super::{Filter, PAGE, store_down};
 
 /// Silence after which a heartbeat is sent; the contract promises one every five seconds.
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -39,7 +39,9 @@ pub(super) fn follow(
                 }
                 position = page.through;
                 let events = page.events.into_iter().map(|event| event.recorded).collect();
-                yield batch(events, position, tail.head());
+                for batch in batches(events, position, tail.head()) {
+                    yield batch;
+                }
                 // A long way: pages that went by meanwhile are read from the store, not kept.
                 ring = ring.resubscribe();
             }
@@ -55,7 +57,9 @@ pub(super) fn follow(
                     Ok(Some(page)) => {
                         let events = wanted(&page, position, &filter);
                         position = page.through;
-                        yield batch(events, position, tail.head());
+                        for batch in batches(events, position, tail.head()) {
+                            yield batch;
+                        }
                     }
                     Ok(None) => break,
                 }
@@ -83,6 +87,18 @@ fn wanted(page: &TailPage, position: i64, filter: &Filter) -> Vec<RecordedEvent>
     new.filter(|event| filter.accepts(event.slice, event.category))
         .map(|event| event.recorded.clone())
         .collect()
+}
+
+/// One message, or several where the page is larger: a page ends between two append batches, and a batch may be large.
+fn batches(mut events: Vec<RecordedEvent>, through: i64, head: i64) -> Vec<SubscribeResponse> {
+    let mut messages = Vec::with_capacity(1 + events.len() / PAGE);
+    while events.len() > PAGE {
+        let rest = events.split_off(PAGE);
+        let through = events.last().map_or(through, |event| event.position);
+        messages.push(batch(std::mem::replace(&mut events, rest), through, head));
+    }
+    messages.push(batch(events, through, head));
+    messages
 }
 
 fn batch(events: Vec<RecordedEvent>, through_position: i64, head: i64) -> SubscribeResponse {

@@ -16,7 +16,8 @@ use super::Filter;
 use super::pages::{FeedEvent, Pages};
 use crate::outbox::FEED_GREW;
 
-/// Pages that the ring holds: at 1,000 events of about 900 bytes, decoded, 11 MB at most.
+/// Pages that the ring holds. A page has 1,000 to 3,000 events under load, of about 900 bytes each as they lie in memory: some
+/// 30 MB at most.
 const RING: usize = 12;
 /// How long the reader waits for a wake-up before it looks by itself.
 const POLL: Duration = Duration::from_secs(1);

@@ -26,6 +26,8 @@ async fn until(stream: &mut Streaming<SubscribeResponse>, position: i64) -> Vec<
         if let Message::Batch(batch) = next(stream).await {
             assert!(batch.through_position > through && batch.head_position >= batch.through_position);
             through = batch.through_position;
+            assert!(batch.events.len() <= 1_000, "a message that any client takes");
+            assert!(batch.events.last().is_none_or(|event| event.position <= through));
             events.extend(batch.events);
         }
     }
