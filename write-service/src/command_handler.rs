@@ -7,6 +7,8 @@
 mod names;
 mod put;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
