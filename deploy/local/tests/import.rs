@@ -23,6 +23,9 @@ use tonic::{Request, Response, Status, Streaming};
 /// Commands that the service takes before it drops a connection, and how many of them it has answered by then.
 const TAKEN: usize = 200;
 const ANSWERED: usize = 150;
+/// Connections that it drops, each in another way. Of 600 orders at least 300 are left for the third, so each of them is long
+/// enough to be dropped; a later one might end with commands that are taken and never answered.
+const DROPPED: usize = 3;
 const REJECTED: &str = "536370";
 
 fn sample() -> PathBuf {
@@ -138,11 +141,11 @@ async fn answer(
         let Some(Command::CreateOrder(request)) = command else { panic!("only orders are created") };
         let outcome = Some(fake.take(request));
         taken += 1;
-        if taken <= ANSWERED && answers.send(Ok(ExecuteCommandsResponse { sequence, outcome })).await.is_err()
-        {
+        let answered = connection > DROPPED || taken <= ANSWERED;
+        if answered && answers.send(Ok(ExecuteCommandsResponse { sequence, outcome })).await.is_err() {
             return;
         }
-        if taken == TAKEN {
+        if connection <= DROPPED && taken == TAKEN {
             let overloaded = Status::from(Error::new(Reason::Overloaded, "a queue is full"));
             let failure = match connection % 3 {
                 0 => return,
