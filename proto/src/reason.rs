@@ -57,8 +57,6 @@ macro_rules! reasons {
 pub enum Advice {
     /// Correct the request; repeating it as it is cannot succeed.
     Correct,
-    /// Obtain valid credentials or rights.
-    Authorize,
     /// Read the current state, decide again.
     ReadAgain,
     /// The state forbids it; another command must come first, if any can help.
@@ -75,7 +73,6 @@ impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Correct => "correct the request",
-            Self::Authorize => "obtain valid credentials or rights",
             Self::ReadAgain => "read the current state, decide again",
             Self::ChangeState => "do not repeat; the state must change first",
             Self::WaitAndRepeat => "wait as RetryInfo says, repeat with the same request_id",
