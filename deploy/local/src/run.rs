@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use tokio::process::Command;
 
 use crate::process::{Identity, Process, kill_group};
-use crate::user::ServerUser;
+use crate::user::{ServerUser, reachable};
 
 const WATCHDOG: &str = include_str!("watchdog.sh");
 
@@ -83,6 +83,17 @@ impl Run {
             watchdog = Identity::of(child.id());
         }
         Ok(Self { folder: folder.to_owned(), watchdog })
+    }
+
+    /// Opens a run in a folder of its own under the system's temporary folder, or under `/var/tmp` where the servers' user
+    /// cannot reach that one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn temporary(name: &str, watched: Identity) -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir();
+        let base = if reachable(&folder) { folder } else { "/var/tmp".into() };
+        Self::open(&base.join(format!("{name}-{}-{}", watched.id, watched.start)), watched)
     }
 
     /// The folder.

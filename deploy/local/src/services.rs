@@ -25,6 +25,8 @@ const POLL: Duration = Duration::from_millis(100);
 pub async fn build(workspace: &Path) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let folder = program.parent().context("this program lies in no folder")?;
+    // Tests and benchmarks lie a folder deeper.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Named as in the alias `cargo up`: without packages, so that both share what is compiled.
     command.args(["build", "--bin", "write-service", "--bin", "read-service"]);

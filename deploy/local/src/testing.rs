@@ -15,7 +15,6 @@ use crate::elasticsearch::Node;
 use crate::postgres::Cluster;
 use crate::process::{Identity, Process, crash_report};
 use crate::run::Run;
-use crate::user::reachable;
 use crate::{distribution, find, postgres};
 
 /// Enough for tests: the whole node then takes 0.8 GB.
@@ -60,13 +59,12 @@ async fn shared<S>(name: &'static str, start: impl FnOnce(Run) -> S) -> anyhow::
 where
     S: Future<Output = anyhow::Result<(u16, Process)>>,
 {
-    static FOLDER: LazyLock<Result<(PathBuf, Identity), String>> =
-        LazyLock::new(|| run_folder().map_err(|error| format!("{error:#}")));
-    let (folder, watched) = FOLDER.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let (folder, watched) = (folder.clone(), *watched);
+    static WATCHED: LazyLock<Result<Identity, String>> =
+        LazyLock::new(|| watched().map_err(|error| format!("{error:#}")));
+    let watched = *WATCHED.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let (run, _lock) = tokio::task::spawn_blocking(move || {
-        let run = Run::open(&folder, watched)?;
-        let lock = File::create(folder.join(format!("{name}.lock"))).context("cannot make a lock")?;
+        let run = Run::temporary("order-pair-test", watched)?;
+        let lock = File::create(run.folder().join(format!("{name}.lock"))).context("cannot make a lock")?;
         lock.lock().context("cannot take a lock")?;
         anyhow::Ok((run, lock))
     })
@@ -91,18 +89,15 @@ fn read_state(file: &Path) -> Option<(u16, Identity, PathBuf)> {
     Some((port, server, words.next()?.into()))
 }
 
-/// The folder of this test run and the process it lives as long as: `cargo`, or this process where it was started by hand.
-fn run_folder() -> anyhow::Result<(PathBuf, Identity)> {
+/// The process that this test run lives as long as: `cargo`, or this process where it was started by hand.
+fn watched() -> anyhow::Result<Identity> {
     let parent = std::os::unix::process::parent_id();
     let parent_name = fs::read_to_string(format!("/proc/{parent}/comm")).unwrap_or_default();
     let watched = match parent_name.trim() {
         "cargo" | "cargo-nextest" => Identity::of(parent),
         _ => None,
     };
-    let watched = watched.map_or_else(Identity::own, Ok)?;
-    let base =
-        Some(std::env::temp_dir()).filter(|folder| reachable(folder)).unwrap_or_else(|| "/var/tmp".into());
-    Ok((base.join(format!("order-pair-test-{}-{}", watched.id, watched.start)), watched))
+    watched.map_or_else(Identity::own, Ok)
 }
 
 async fn start_postgres(run: Run) -> anyhow::Result<(u16, Process)> {

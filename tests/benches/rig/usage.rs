@@ -1,0 +1,76 @@
+//! CPU time and resident memory of processes, as the kernel counts them.
+
+use std::fs;
+use std::time::Duration;
+
+/// Clock ticks a second in `/proc`: fixed by the kernel's interface to programs.
+const TICKS: u64 = 100;
+
+/// CPU time used so far, by whom.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    /// The load generator: this process.
+    pub client: Duration,
+    /// The service.
+    pub service: Duration,
+    /// PostgreSQL with all its backends.
+    pub postgres: Duration,
+}
+
+impl Cpu {
+    /// What was used since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            client: self.client.saturating_sub(earlier.client),
+            service: self.service.saturating_sub(earlier.service),
+            postgres: self.postgres.saturating_sub(earlier.postgres),
+        }
+    }
+}
+
+/// CPU time of a process and of its children, those that have ended and those that run.
+pub fn cpu_of_family(id: u32) -> Duration {
+    let mut ticks = ticks_of(id).unwrap_or(0);
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let child = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(child) = child.filter(|child| parent_of(*child) == Some(id)) {
+            ticks += ticks_of(child).unwrap_or(0);
+        }
+    }
+    of_ticks(ticks)
+}
+
+/// CPU time of this process alone: its children are what it measures.
+pub fn own_cpu() -> Duration {
+    let own = fields(std::process::id()).unwrap_or_default();
+    let ticks = own.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    of_ticks(ticks)
+}
+
+/// Largest resident memory that a process has had, in MiB.
+pub fn peak_memory_mib(id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+/// Fields of `/proc/<id>/stat` behind the name, which may hold spaces; the first is the state.
+fn fields(id: u32) -> Option<Vec<String>> {
+    let line = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, rest) = line.rsplit_once(") ")?;
+    Some(rest.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+fn of_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / TICKS)
+}
+
+fn parent_of(id: u32) -> Option<u32> {
+    fields(id)?.get(1)?.parse().ok()
+}
+
+/// User and system time, its own and of children that were waited for.
+fn ticks_of(id: u32) -> Option<u64> {
+    fields(id)?.get(11..15)?.iter().map(|field| field.parse::<u64>().ok()).sum()
+}
