@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use proto::v1::StreamCategory;
 use shared::clock::Clock;
 use thiserror::Error;
@@ -45,9 +46,9 @@ pub struct Request {
     /// Version that the order must have.
     pub expected_version: Option<i64>,
     /// The authenticated subject, or "anonymous".
-    pub actor: String,
+    pub actor: Arc<str>,
     /// W3C trace context, empty where there is none.
-    pub traceparent: String,
+    pub traceparent: Arc<str>,
     /// What to do; names are filled in by the handler.
     pub command: Command,
 }
@@ -95,9 +96,6 @@ pub enum CommandError {
         /// What the order has.
         current: i64,
     },
-    /// Not now: nothing was stored.
-    #[error("too many commands wait")]
-    Overloaded,
     /// The service stops: nothing was stored.
     #[error("the service is stopping")]
     ShuttingDown,
@@ -136,6 +134,8 @@ impl CommandHandler {
             .weigher(|_, slot: &Slot| {
                 slot.try_lock().map_or(stream::BASE_WEIGHT, |stream| stream::weight(stream.as_ref()))
             })
+            // Not by frequency, which would turn new orders away while they are at their busiest.
+            .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(CACHE_IDLE)
             .build();
         Self { names: Names::new(store.clone()), store, appender, hot, clock }
@@ -170,22 +170,25 @@ impl CommandHandler {
         now: i64,
         slot: &mut OwnedMutexGuard<Option<Stream>>,
     ) -> Result<Receipt, CommandError> {
+        let is_create = matches!(request.command, Command::Create(_));
         let mut current = 0;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             // Taken out, so that an error or a caller that leaves in the middle leaves nothing half true behind.
-            let (mut stream, mut cached) = match slot.take() {
-                Some(stream) => (stream, true),
-                None => (self.load(request.order_id).await?, false),
+            let (mut stream, mut sure) = match slot.take() {
+                Some(stream) => (stream, false),
+                // Most likely there is no such order yet: the append will tell.
+                None if attempt == 0 && is_create => (Stream::default(), false),
+                None => (self.load(request.order_id).await?, true),
             };
             let decided = loop {
                 let decided = decide(&stream, request);
                 // What is stored needs no second look: the append compares versions. Anything else may rest on a state that
                 // another copy of the service has moved since.
-                if !cached || matches!(decided, Ok(Decision::Append(_))) {
+                if sure || matches!(decided, Ok(Decision::Append(_))) {
                     break decided;
                 }
                 stream = self.bring_up_to_date(request.order_id, stream).await?;
-                cached = false;
+                sure = true;
             };
             current = stream.version();
             let events = match decided {
@@ -199,10 +202,10 @@ impl CommandHandler {
                     return Err(error);
                 }
             };
-            let append = Self::encode(request, now, stream.version(), &events);
+            let append = Self::encode(request, now, &stream, &events);
             match self.appender.append(append).await? {
-                Outcome::Stored => {
-                    let receipt = stream.record(request.order_id, request.identity, &events);
+                Outcome::Stored { batch_id } => {
+                    let receipt = stream.record(request.order_id, request.identity, &events, batch_id);
                     **slot = Some(stream);
                     return Ok(receipt);
                 }
@@ -222,8 +225,9 @@ impl CommandHandler {
         if stream.continue_with(order_id, events)? { Ok(stream) } else { self.load(order_id).await }
     }
 
-    fn encode(request: &Request, recorded_at: i64, version: i64, events: &[order::Event]) -> Append {
+    fn encode(request: &Request, recorded_at: i64, stream: &Stream, events: &[order::Event]) -> Append {
         let key = request.order_id.to_string();
+        let version = stream.version();
         let encoded = (version + 1..).zip(events).map(|(version, event)| {
             let envelope = Envelope {
                 event_id: Uuid::now_v7(),
@@ -231,9 +235,9 @@ impl CommandHandler {
                 key: key.clone(),
                 version,
                 recorded_at,
-                actor: request.actor.clone(),
+                actor: request.actor.to_string(),
                 request_id: request.identity.map(|identity| identity.request_id),
-                traceparent: request.traceparent.clone(),
+                traceparent: request.traceparent.to_string(),
             };
             codec::encode(Event::Order(event.clone()), envelope)
         });
@@ -242,6 +246,7 @@ impl CommandHandler {
             category: StreamCategory::Order,
             slice: proto::slice::of(StreamCategory::Order, &key),
             expected_version: version,
+            predecessor: stream.batch_id(),
             fingerprint: request.identity.map(|identity| identity.fingerprint),
             events: encoded.collect(),
         }
@@ -310,7 +315,6 @@ impl From<StreamError> for CommandError {
 impl From<AppendError> for CommandError {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::QueueFull => Self::Overloaded,
             AppendError::Closed => Self::ShuttingDown,
             // The writer has logged the cause, once for the batch.
             AppendError::Store(_) => Self::StoreDown,

@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub use self::catalog::Catalog;
 use self::in_order::in_order;
 use self::request::Caller;
+use crate::admission::Admission;
 use crate::command_handler::CommandHandler;
 
 /// Commands of one `ExecuteCommands` call under way at a time; beyond it the call is read no further.
@@ -40,6 +41,7 @@ const WINDOW: usize = 1_024;
 #[derive(Clone)]
 pub struct Commands {
     handler: CommandHandler,
+    admission: Admission,
     clock: Clock,
     draining: CancellationToken,
 }
@@ -49,10 +51,11 @@ impl Commands {
     #[must_use]
     pub fn new(
         handler: CommandHandler,
+        admission: Admission,
         clock: Clock,
         draining: CancellationToken,
     ) -> OrderCommandServiceServer<Self> {
-        OrderCommandServiceServer::new(Self { handler, clock, draining })
+        OrderCommandServiceServer::new(Self { handler, admission, clock, draining })
     }
 
     async fn unary<T>(
@@ -61,7 +64,11 @@ impl Commands {
         command: impl FnOnce(T) -> Command,
     ) -> Result<Option<OrderReceipt>, Status> {
         let (caller, request) = Caller::of(request);
-        self.execute(&caller, command(request)).await.map(Some)
+        let command = command(request);
+        let Some(_admitted) = self.admission.try_enter(command.encoded_len()) else {
+            return Err(answer::overloaded());
+        };
+        self.execute(&caller, command).await.map(Some)
     }
 
     async fn execute(&self, caller: &Caller, command: Command) -> Result<OrderReceipt, Status> {
@@ -159,7 +166,10 @@ impl OrderCommandService for Commands {
                 let (service, caller) = (service.clone(), caller.clone());
                 async move {
                     let outcome = match request.command {
-                        Some(command) => service.execute(&caller, command).await,
+                        Some(command) => {
+                            let _admitted = service.admission.enter(command.encoded_len()).await;
+                            service.execute(&caller, command).await
+                        }
                         None => Err(Error::invalid("command", "is required").into()),
                     };
                     Ok(ExecuteCommandsResponse {

@@ -5,6 +5,7 @@
 //! | room | what happens there |
 //! |---|---|
 //! | [`grpc`] | request to command, outcome to answer or status |
+//! | [`admission`] | how many commands may be under way |
 //! | [`command_handler`] | load, decide, append; the same request once |
 //! | [`order`] | the decider: what may happen to an order |
 //! | [`catalog`] | the decider of customers and products |
@@ -15,6 +16,7 @@
 //! | [`feed`] | the published events, after a position or by stream |
 
 pub mod grpc;
+pub mod admission;
 pub mod command_handler;
 pub mod order;
 pub mod catalog;
@@ -138,8 +140,9 @@ impl Service {
         let handler = command_handler::CommandHandler::new(store.clone(), appender, clock.clone());
         let statuses = StatusTexts { deadline: deadline_passed, too_large: message_too_large };
         let limit = config.server.message_limit;
-        let commands = grpc::Commands::new(handler.clone(), clock.clone(), drain.clone());
-        let catalog = grpc::Catalog::new(handler, drain.clone());
+        let admission = admission::Admission::new(config.command_memory);
+        let commands = grpc::Commands::new(handler.clone(), admission.clone(), clock.clone(), drain.clone());
+        let catalog = grpc::Catalog::new(handler, admission, drain.clone());
         let feed = feed::Feed::new(store, pages, tail, clock, drain);
         let server = Server::new(&config.server, proto::DESCRIPTORS, statuses)
             .service(commands.max_decoding_message_size(limit))

@@ -25,9 +25,9 @@ pub async fn store(pool: &PgPool, count: usize, events: usize) -> anyhow::Result
     let lanes = lanes.into_iter().map(|batches| {
         let pool = pool.clone();
         tokio::spawn(async move {
-            let store = EventStore::new(pool);
+            let mut writer = EventStore::new(pool).writer();
             for batch in batches {
-                store.append(&batch).await?;
+                writer.append(&batch).await?;
             }
             anyhow::Ok(())
         })
@@ -41,11 +41,11 @@ pub async fn store(pool: &PgPool, count: usize, events: usize) -> anyhow::Result
 /// One durable append of one event after the other, on one connection; the latencies.
 pub async fn store_one_by_one(pool: &PgPool, count: usize) -> anyhow::Result<Vec<Duration>> {
     let appends = batches(count * BATCH, 1).into_iter().map(|batch| batch[..1].to_vec());
-    let store = EventStore::new(pool.clone());
+    let mut writer = EventStore::new(pool.clone()).writer();
     let mut latencies = Vec::with_capacity(count);
     for append in appends.collect::<Vec<_>>() {
         let started = Instant::now();
-        store.append(&append).await?;
+        writer.append(&append).await?;
         latencies.push(started.elapsed());
     }
     Ok(latencies)
@@ -90,6 +90,7 @@ fn append(stream_id: Uuid, expected_version: i64, count: usize) -> Append {
         category: StreamCategory::Order,
         slice: proto::slice::of(StreamCategory::Order, &key),
         expected_version,
+        predecessor: None,
         fingerprint: Some([7; 16]),
         events: events.collect(),
     }

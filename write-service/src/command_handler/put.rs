@@ -1,5 +1,7 @@
 //! Registering and renaming customers and products.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::{ATTEMPTS, CommandError, CommandHandler};
@@ -17,9 +19,9 @@ pub struct Put {
     /// Its name from now on.
     pub name: String,
     /// The authenticated subject, or "anonymous".
-    pub actor: String,
+    pub actor: Arc<str>,
     /// W3C trace context, empty where there is none.
-    pub traceparent: String,
+    pub traceparent: Arc<str>,
 }
 
 /// What a [`Put`] did; each carries the entry's version after it.
@@ -56,7 +58,7 @@ impl CommandHandler {
                 return Ok(Change::Unchanged { version });
             };
             let append = self.encode_entry(&put, stream_id, version, event);
-            if self.appender.append(append).await? == Outcome::Stored {
+            if let Outcome::Stored { .. } = self.appender.append(append).await? {
                 self.names.remember(stream_id, &put.name).await;
                 let version = version + 1;
                 return Ok(if entry.is_none() {
@@ -92,15 +94,17 @@ impl CommandHandler {
             key: put.key.clone(),
             version: version + 1,
             recorded_at: self.clock.now_nanos() / 1_000 * 1_000,
-            actor: put.actor.clone(),
+            actor: put.actor.to_string(),
             request_id: None,
-            traceparent: put.traceparent.clone(),
+            traceparent: put.traceparent.to_string(),
         };
         Append {
             stream_id,
             category,
             slice: proto::slice::of(category, &put.key),
             expected_version: version,
+            // The entry was read just now.
+            predecessor: None,
             fingerprint: None,
             events: vec![codec::encode(Event::Catalog(event), envelope)],
         }

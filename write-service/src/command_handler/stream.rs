@@ -29,6 +29,8 @@ pub(super) struct StreamError {
 pub(super) struct Stream {
     order: Order,
     version: i64,
+    /// The batch that stored the last event.
+    batch_id: Option<i64>,
     /// The id belongs to a stream of another category.
     taken: bool,
     handled: HashMap<Uuid, Handled>,
@@ -55,9 +57,13 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Folds in `events`, which begin with the stream's own last one; `false` where they do not.
+    /// Folds in `events`, which begin with the stream's own last one; `false` where they do not: then the store went back to an
+    /// earlier point.
     pub fn continue_with(&mut self, stream_id: Uuid, events: Vec<ReadEvent>) -> Result<bool, StreamError> {
-        if self.version > 0 && events.first().map(|event| event.recorded.version) != Some(self.version) {
+        let own = |event: &ReadEvent| {
+            event.recorded.version == self.version && Some(event.batch_id) == self.batch_id
+        };
+        if self.version > 0 && !events.first().is_some_and(own) {
             return Ok(false);
         }
         let known = self.version;
@@ -67,9 +73,16 @@ impl Stream {
         Ok(true)
     }
 
-    /// Folds in what was just stored and answers for it.
-    pub fn record(&mut self, order_id: Uuid, identity: Option<Identity>, events: &[order::Event]) -> Receipt {
+    /// Folds in what was just stored by this batch and answers for it.
+    pub fn record(
+        &mut self,
+        order_id: Uuid,
+        identity: Option<Identity>,
+        events: &[order::Event],
+        batch_id: i64,
+    ) -> Receipt {
         let before = self.version;
+        self.batch_id = Some(batch_id);
         let mut lines = Vec::new();
         for event in events {
             lines.extend(added_line(event));
@@ -107,6 +120,11 @@ impl Stream {
         self.version
     }
 
+    /// The batch that stored the last event, where there is one.
+    pub fn batch_id(&self) -> Option<i64> {
+        self.batch_id
+    }
+
     pub fn is_taken(&self) -> bool {
         self.taken
     }
@@ -135,6 +153,7 @@ impl Stream {
 
     fn apply_stored(&mut self, stream_id: Uuid, event: ReadEvent) -> Result<(), StreamError> {
         let version = event.recorded.version;
+        self.batch_id = Some(event.batch_id);
         if event.recorded.category != i32::from(StreamCategory::Order) {
             self.taken = true;
             self.version = version;

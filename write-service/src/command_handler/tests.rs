@@ -51,7 +51,7 @@ fn any_request() -> impl Strategy<Value = Request> {
             identity: id.map(|id| Identity { request_id: Uuid::from_u128(id), fingerprint }),
             expected_version: None,
             actor: "anonymous".into(),
-            traceparent: String::new(),
+            traceparent: "".into(),
             command,
         }
     })
@@ -72,12 +72,14 @@ proptest! {
             let known = request.identity.and_then(|identity| first.get(&identity.request_id));
             match (decide(&live, &request), known) {
                 (Ok(Decision::Append(events)), None) => {
-                    let append = CommandHandler::encode(&request, 1_000, live.version(), &events);
+                    let append = CommandHandler::encode(&request, 1_000, &live, &events);
+                    let batch_id = live.version() + 10;
+                    prop_assert_eq!(append.predecessor.is_some(), live.version() > 0);
                     for event in &append.events {
                         let recorded = codec::decode(event).unwrap();
-                        stored.push(ReadEvent { recorded, fingerprint: append.fingerprint });
+                        stored.push(ReadEvent { recorded, fingerprint: append.fingerprint, batch_id });
                     }
-                    let receipt = live.record(order_id, request.identity, &events);
+                    let receipt = live.record(order_id, request.identity, &events, batch_id);
                     prop_assert_eq!(receipt.version, i64::try_from(stored.len()).unwrap());
                     if let Some(identity) = request.identity {
                         first.insert(identity.request_id, (identity.fingerprint, receipt));
@@ -101,7 +103,10 @@ proptest! {
         let versions = stored.iter().map(|event| event.recorded.version);
         prop_assert!(versions.eq(1..=live.version()));
         let folded = Stream::fold(order_id, stored).unwrap();
-        prop_assert_eq!((folded.order(), folded.version()), (live.order(), live.version()));
+        prop_assert_eq!(
+            (folded.order(), folded.version(), folded.batch_id()),
+            (live.order(), live.version(), live.batch_id())
+        );
         for (request_id, (_, answer)) in first {
             let again = folded.handled(request_id).map(|handled| handled.receipt(order_id));
             prop_assert_eq!(again, Some(Receipt { replayed: true, ..answer }));

@@ -10,8 +10,8 @@ use tonic::Status;
 use crate::command_handler::{CommandError, Receipt};
 use crate::order::{self, Rejection};
 
-/// How long a caller should wait when the queue was full: it drains in less.
-const QUEUE_DRAINS_IN: Duration = Duration::from_millis(500);
+/// How long a caller should wait when there was no room: what is under way is done in less.
+const ROOM_IN: Duration = Duration::from_millis(500);
 
 /// The receipt of a command.
 pub(super) fn receipt(receipt: Receipt) -> OrderReceipt {
@@ -28,6 +28,11 @@ pub(super) fn receipt(receipt: Receipt) -> OrderReceipt {
         replayed,
         lines,
     }
+}
+
+/// The status of a command that found no room.
+pub(super) fn overloaded() -> Status {
+    Error::new(Reason::Overloaded, "too many commands are under way").retry_after(ROOM_IN).into()
 }
 
 /// The status of a command on the stream with this key that has no receipt.
@@ -49,7 +54,6 @@ pub(super) fn status(key: &str, error: CommandError) -> Status {
         )
         .with("order_id", key)
         .with("current_version", current),
-        CommandError::Overloaded => Error::new(Reason::Overloaded, text).retry_after(QUEUE_DRAINS_IN),
         CommandError::ShuttingDown => Error::new(Reason::ShuttingDown, text),
         CommandError::StoreDown => {
             Error::new(Reason::EventStoreDown, "the event store does not answer; the outcome is unknown")

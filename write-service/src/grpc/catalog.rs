@@ -16,6 +16,7 @@ use super::answer;
 use super::check::Check;
 use super::in_order::in_order;
 use super::request::Caller;
+use crate::admission::Admission;
 use crate::catalog::Kind;
 use crate::codec;
 use crate::command_handler::{Change, CommandHandler, Put};
@@ -27,14 +28,25 @@ const WINDOW: usize = 256;
 #[derive(Clone)]
 pub struct Catalog {
     handler: CommandHandler,
+    admission: Admission,
     draining: CancellationToken,
 }
 
 impl Catalog {
     /// The service over `handler`; a `PutMany` ends with `SHUTTING_DOWN` once `draining` begins.
     #[must_use]
-    pub fn new(handler: CommandHandler, draining: CancellationToken) -> CatalogCommandServiceServer<Self> {
-        CatalogCommandServiceServer::new(Self { handler, draining })
+    pub fn new(
+        handler: CommandHandler,
+        admission: Admission,
+        draining: CancellationToken,
+    ) -> CatalogCommandServiceServer<Self> {
+        CatalogCommandServiceServer::new(Self { handler, admission, draining })
+    }
+
+    async fn put_one(&self, put: Put) -> Result<(Change, String), Status> {
+        // Names are short: what they weigh is the command itself.
+        let Some(_admitted) = self.admission.try_enter(0) else { return Err(answer::overloaded()) };
+        self.put(put).await
     }
 
     async fn put(&self, put: Put) -> Result<(Change, String), Status> {
@@ -52,7 +64,7 @@ impl CatalogCommandService for Catalog {
         request: Request<PutCustomerRequest>,
     ) -> Result<Response<PutCustomerResponse>, Status> {
         let (caller, request) = Caller::of(request);
-        let (change, consistency_token) = self.put(parse(&caller, "", Entry::Customer(request))?).await?;
+        let (change, consistency_token) = self.put_one(parse(&caller, "", Entry::Customer(request))?).await?;
         Ok(Response::new(PutCustomerResponse { version: change.version(), consistency_token }))
     }
 
@@ -61,7 +73,7 @@ impl CatalogCommandService for Catalog {
         request: Request<PutProductRequest>,
     ) -> Result<Response<PutProductResponse>, Status> {
         let (caller, request) = Caller::of(request);
-        let (change, consistency_token) = self.put(parse(&caller, "", Entry::Product(request))?).await?;
+        let (change, consistency_token) = self.put_one(parse(&caller, "", Entry::Product(request))?).await?;
         Ok(Response::new(PutProductResponse { version: change.version(), consistency_token }))
     }
 
@@ -78,7 +90,15 @@ impl CatalogCommandService for Catalog {
             };
             std::future::ready(put.map_err(Status::from))
         });
-        let changes = in_order(puts, WINDOW, |put| (put.kind, put.key.clone()), |put| self.put(put));
+        let changes = in_order(
+            puts,
+            WINDOW,
+            |put| (put.kind, put.key.clone()),
+            |put| async move {
+                let _admitted = self.admission.enter(0).await;
+                self.put(put).await
+            },
+        );
         let count = changes.try_fold(PutManyResponse::default(), |mut count, (change, _)| async move {
             match change {
                 Change::Registered { .. } => count.registered += 1,

@@ -1,5 +1,7 @@
 //! From request messages to commands: every field checked, every malformed one named.
 
+use std::sync::Arc;
+
 use proto::reason::Error;
 use proto::v1::execute_commands_request::Command as Sent;
 use proto::v1::{self, CreateOrderRequest};
@@ -20,16 +22,16 @@ const MAX_AHEAD: i64 = 300 * 1_000_000_000;
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     /// The authenticated subject, or "anonymous".
-    pub actor: String,
+    pub actor: Arc<str>,
     /// W3C trace context, empty where there is none.
-    pub traceparent: String,
+    pub traceparent: Arc<str>,
 }
 
 impl Caller {
     /// Splits a request into who calls and what.
     pub fn of<T>(request: tonic::Request<T>) -> (Self, T) {
         let traceparent = shared::telemetry::trace::current_traceparent();
-        (Self { actor: "anonymous".to_owned(), traceparent }, request.into_inner())
+        (Self { actor: "anonymous".into(), traceparent: traceparent.into() }, request.into_inner())
     }
 }
 

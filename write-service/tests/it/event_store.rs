@@ -30,6 +30,7 @@ pub fn append(stream_id: Uuid, expected_version: i64, count: i64) -> Append {
         category: StreamCategory::Order,
         slice: proto::slice::of(StreamCategory::Order, &key),
         expected_version,
+        predecessor: None,
         fingerprint: None,
         events: events.collect(),
     }
@@ -43,13 +44,16 @@ async fn versions(store: &EventStore, stream_id: Uuid) -> Vec<i64> {
 async fn each_append_of_a_batch_is_answered_by_itself() {
     let (_database, pool) = database().await;
     let store = EventStore::new(pool.clone());
+    let mut writer = store.writer();
     let mut ids: Vec<_> = (0..4).map(|_| Uuid::now_v7()).collect();
     ids.sort_unstable();
-    assert_eq!(store.append(&[append(ids[1], 0, 3)]).await.unwrap(), [Outcome::Stored]);
+    let first = writer.append(&[append(ids[1], 0, 3)]).await.unwrap();
+    let [Outcome::Stored { batch_id }] = first[..] else { panic!("{first:?}") };
     let batch = [append(ids[0], 0, 2), append(ids[1], 3, 1), append(ids[2], 1, 1), append(ids[3], 0, 4)];
-    let outcomes = store.append(&batch).await.unwrap();
-    assert_eq!(outcomes, [Outcome::Stored, Outcome::Stored, Outcome::Conflict, Outcome::Stored]);
-    let again = store.append(&[append(ids[1], 2, 5)]).await.unwrap();
+    let outcomes = writer.append(&batch).await.unwrap();
+    let stored = Outcome::Stored { batch_id: batch_id + 1 };
+    assert_eq!(outcomes, [stored, stored, Outcome::Conflict, stored]);
+    let again = writer.append(&[append(ids[1], 2, 5)]).await.unwrap();
     assert_eq!(again, [Outcome::Conflict], "version 3 is taken");
     assert_eq!(versions(&store, ids[0]).await, [1, 2]);
     assert_eq!(versions(&store, ids[1]).await, [1, 2, 3, 4]);
@@ -61,10 +65,23 @@ async fn each_append_of_a_batch_is_answered_by_itself() {
 }
 
 #[tokio::test]
-async fn a_batch_without_a_stored_append_announces_nothing() {
+async fn an_append_meets_the_event_that_its_caller_has_seen_or_nothing() {
     let (_database, pool) = database().await;
     let store = EventStore::new(pool.clone());
-    assert_eq!(store.append(&[append(Uuid::now_v7(), 7, 1)]).await.unwrap(), [Outcome::Conflict]);
+    let mut writer = store.writer();
+    let stream = Uuid::now_v7();
+    writer.append(&[append(stream, 0, 2)]).await.unwrap();
+    let seen = store.read(stream, 2, 2).await.unwrap()[0].batch_id;
+    let after = |predecessor| Append { predecessor: Some(predecessor), ..append(stream, 2, 1) };
+    assert_eq!(writer.append(&[after(seen + 1)]).await.unwrap(), [Outcome::Conflict], "another history");
+    assert!(matches!(writer.append(&[after(seen)]).await.unwrap()[..], [Outcome::Stored { .. }]));
+}
+
+#[tokio::test]
+async fn a_batch_without_a_stored_append_announces_nothing() {
+    let (_database, pool) = database().await;
+    let mut writer = EventStore::new(pool.clone()).writer();
+    assert_eq!(writer.append(&[append(Uuid::now_v7(), 7, 1)]).await.unwrap(), [Outcome::Conflict]);
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&pool).await.unwrap();
     assert_eq!(rows, 0);
 }
@@ -87,6 +104,7 @@ async fn racing_batchers_leave_no_twin_no_hole_and_no_half_append() {
                 seed ^= seed << 17;
                 seed % below
             };
+            let mut writer = store.writer();
             let mut known = vec![0_i64; streams.len()];
             let mut stored = Vec::new();
             for _ in 0..ROUNDS {
@@ -100,10 +118,10 @@ async fn racing_batchers_leave_no_twin_no_hole_and_no_half_append() {
                 }
                 batch.sort_unstable_by_key(|(_, append)| append.stream_id);
                 let appends: Vec<_> = batch.iter().map(|(_, append)| append.clone()).collect();
-                let outcomes = store.append(&appends).await.unwrap();
+                let outcomes = writer.append(&appends).await.unwrap();
                 for ((i, append), outcome) in batch.into_iter().zip(outcomes) {
                     match outcome {
-                        Outcome::Stored => {
+                        Outcome::Stored { .. } => {
                             let last = append.expected_version + i64::try_from(append.events.len()).unwrap();
                             stored.push((append.stream_id, append.expected_version, last));
                             known[i] = last;

@@ -77,7 +77,7 @@ async fn an_append_that_commits_late_is_not_skipped() {
     .execute(&mut *open)
     .await
     .unwrap();
-    store.append(&[append(late, 0, 2)]).await.unwrap();
+    store.writer().append(&[append(late, 0, 2)]).await.unwrap();
     assert_eq!(relay.step().await.unwrap(), Step::Moved { events: 2, head: 2 });
     open.commit().await.unwrap();
     assert_eq!(relay.step().await.unwrap(), Step::Moved { events: 1, head: 3 });
@@ -103,11 +103,12 @@ async fn two_relays_at_once_leave_one_dense_order() {
     let writers = (0..4).map(|_| {
         let store = store.clone();
         async move {
+            let mut writer = store.writer();
             let mut streams: Vec<_> = (0..10).map(|_| Uuid::now_v7()).collect();
             streams.sort_unstable();
             for round in 0..25 {
                 let batch: Vec<_> = streams.iter().map(|stream| append(*stream, round * 2, 2)).collect();
-                store.append(&batch).await.unwrap();
+                writer.append(&batch).await.unwrap();
             }
         }
     });
@@ -122,10 +123,10 @@ async fn two_relays_at_once_leave_one_dense_order() {
 #[tokio::test]
 async fn a_relay_killed_in_the_middle_of_a_move_loses_and_doubles_nothing() {
     let (_database, pool) = database().await;
-    let store = EventStore::new(pool.clone());
+    let mut writer = EventStore::new(pool.clone()).writer();
     let relay = relay(&pool);
     for round in 0..20 {
-        store.append(&[append(Uuid::now_v7(), 0, 3)]).await.unwrap();
+        writer.append(&[append(Uuid::now_v7(), 0, 3)]).await.unwrap();
         // Held up behind this lock, the step is under way when its backend is killed.
         let mut fence = pool.begin().await.unwrap();
         let lock = if round % 2 == 0 {
@@ -162,13 +163,13 @@ async fn a_relay_killed_in_the_middle_of_a_move_loses_and_doubles_nothing() {
 #[tokio::test]
 async fn the_elected_relay_is_replaced_when_it_stops() {
     let (_database, pool) = database().await;
-    let store = EventStore::new(pool.clone());
+    let mut writer = EventStore::new(pool.clone()).writer();
     let first = CancellationToken::new();
     let second = CancellationToken::new();
     let one = tokio::spawn(relay(&pool).run(first.clone()));
     let two = tokio::spawn(relay(&pool).run(second.clone()));
     for round in 1..=2_i64 {
-        store.append(&[append(Uuid::now_v7(), 0, 1)]).await.unwrap();
+        writer.append(&[append(Uuid::now_v7(), 0, 1)]).await.unwrap();
         let arrives = async {
             while published(&pool).await.len() < usize::try_from(round).unwrap() {
                 tokio::task::yield_now().await;
