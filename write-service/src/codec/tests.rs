@@ -1,5 +1,7 @@
 //! Every event survives storing; what cannot be read says what it is.
 
+mod corpus;
+
 use super::*;
 
 fn envelope(category: StreamCategory, key: &str) -> Envelope {
