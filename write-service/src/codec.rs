@@ -1,11 +1,14 @@
 //! Domain events to stored bytes and back.
 //!
 //! What is stored is the wire form of `orders.v1.RecordedEvent`, cut in two: `metadata` (the envelope without position) and
-//! `body` (the oneof field). Joined they are the message that the feed publishes. The pair (type, schema) says what the
-//! body is; `CURRENT` lists those that are written today, and a body of any other pair goes through an upcaster
-//! in this file before anyone sees it. There is none yet: every schema is still its first.
+//! `body` (the oneof field). The pair (type, schema) says what the body is. Of the pairs that are written today ([`is_current`])
+//! the two parts joined are the message that the feed publishes; a body of an older pair goes through [`upcast`] before
+//! anyone sees it.
+
+mod upcast;
 
 use prost::Message as _;
+use proto::reason::{Error as CallError, Reason};
 use proto::v1::recorded_event::Body;
 use proto::v1::{self, RecordedEvent, StreamCategory};
 use thiserror::Error;
@@ -62,16 +65,33 @@ pub struct StoredEvent {
 pub enum Unreadable {
     #[error("no reader for type {type_name}, schema {schema}")]
     UnknownType { type_name: String, schema: i16 },
-    #[error("the bytes of a {type_name} are damaged")]
-    Damaged { type_name: String },
+    #[error("the bytes of type {type_name}, schema {schema}, are damaged")]
+    Damaged { type_name: String, schema: i16 },
     #[error("a {type_name} does not belong to this stream")]
     Misplaced { type_name: String },
 }
 
-/// Types that are read and written today, each with its current schema.
+impl Unreadable {
+    /// What a caller is told who needs this event: where it stands and what it is.
+    #[must_use]
+    pub fn in_stream(&self, stream_id: Uuid, version: i64) -> CallError {
+        let text = format!("event {version} of stream {stream_id} cannot be read: {self}");
+        let error = CallError::new(Reason::EventUnreadable, text)
+            .with("stream_id", stream_id)
+            .with("version", version);
+        match self {
+            Self::UnknownType { type_name, schema } | Self::Damaged { type_name, schema } => {
+                error.with("type", type_name).with("schema", schema)
+            }
+            Self::Misplaced { type_name } => error.with("type", type_name),
+        }
+    }
+}
+
+/// Types that are written today, each with its current schema.
 const CURRENT: [(&str, i16); 13] = [
     ("OrderCreated", 1),
-    ("ItemAdded", 1),
+    ("ItemAdded", 2),
     ("ItemQuantityChanged", 1),
     ("ItemRemoved", 1),
     ("OrderSubmitted", 1),
@@ -85,13 +105,19 @@ const CURRENT: [(&str, i16); 13] = [
     ("ProductRenamed", 1),
 ];
 
+/// Whether this pair is written today: then metadata and body joined are the published message, and need no decoding.
+#[must_use]
+pub fn is_current(type_name: &str, schema: i16) -> bool {
+    CURRENT.contains(&(type_name, schema))
+}
+
 /// The bytes to store for `event`.
 #[must_use]
 pub fn encode(event: Event, envelope: Envelope) -> StoredEvent {
     let Envelope { event_id, category, key, version, recorded_at, actor, request_id, traceparent } = envelope;
     let body = to_body(event, &key);
     let type_name = type_of(&body).to_owned();
-    let schema = CURRENT.iter().find(|(name, _)| *name == type_name).map_or(1, |(_, schema)| *schema);
+    let schema = current_schema(&type_name);
     let metadata = RecordedEvent {
         position: 0,
         event_id: event_id.to_string(),
@@ -115,14 +141,19 @@ pub fn encode(event: Event, envelope: Envelope) -> StoredEvent {
 /// [`Unreadable`] where this release has no reader for it, or its bytes are damaged.
 pub fn decode(stored: &StoredEvent) -> Result<RecordedEvent, Unreadable> {
     let StoredEvent { type_name, schema, metadata, body } = stored;
-    if !CURRENT.contains(&(type_name.as_str(), *schema)) {
+    let current = is_current(type_name, *schema);
+    if !current && !upcast::reads(type_name, *schema) {
         return Err(Unreadable::UnknownType { type_name: type_name.clone(), schema: *schema });
     }
-    let damaged = || Unreadable::Damaged { type_name: type_name.clone() };
+    let damaged = || Unreadable::Damaged { type_name: type_name.clone(), schema: *schema };
     let mut event = RecordedEvent::decode(metadata.as_slice()).map_err(|_| damaged())?;
     event.merge(body.as_slice()).map_err(|_| damaged())?;
-    let named = event.body.as_ref().map(type_of);
-    if named == Some(type_name.as_str()) { Ok(event) } else { Err(damaged()) }
+    let mut body = event.body.take().filter(|body| type_of(body) == type_name);
+    if !current {
+        body = body.and_then(|body| upcast::to_current(type_name, *schema, body));
+    }
+    event.body = Some(body.ok_or_else(damaged)?);
+    Ok(event)
 }
 
 /// The event as it is published even where this release cannot read it: then without a body, so that a consumer sets this
@@ -150,8 +181,9 @@ pub fn decode_or_envelope(
 /// [`Unreadable::Damaged`] where a part of it is missing.
 pub fn to_domain(recorded: RecordedEvent) -> Result<Event, Unreadable> {
     use Body as B;
-    let body = recorded.body.ok_or_else(|| Unreadable::Damaged { type_name: "event".to_owned() })?;
-    let damaged = |name: &str| Unreadable::Damaged { type_name: name.to_owned() };
+    let damaged =
+        |name: &str| Unreadable::Damaged { type_name: name.to_owned(), schema: current_schema(name) };
+    let body = recorded.body.ok_or_else(|| damaged("event"))?;
     let event = match body {
         B::OrderCreated(e) => Event::Order(order::Event::Created {
             customer_id: e.customer_id,
@@ -247,8 +279,11 @@ fn order_body(event: order::Event, order_id: &str) -> Body {
             })
         }
         E::ItemAdded { line, product_id, product_name, quantity, unit_price } => {
-            let unit_price = Some(money_message(unit_price));
-            Body::ItemAdded(v1::ItemAdded { line, product_id, product_name, quantity, unit_price })
+            let unit_price = money_message(unit_price);
+            // There always is one: the decider lets no line pass whose subtotal overflows.
+            let subtotal = subtotal(quantity, &unit_price);
+            let unit_price = Some(unit_price);
+            Body::ItemAdded(v1::ItemAdded { line, product_id, product_name, quantity, unit_price, subtotal })
         }
         E::ItemQuantityChanged { line, quantity } => {
             Body::ItemQuantityChanged(v1::ItemQuantityChanged { line, quantity })
@@ -282,6 +317,16 @@ fn type_of(body: &Body) -> &'static str {
         Body::ProductRegistered(_) => "ProductRegistered",
         Body::ProductRenamed(_) => "ProductRenamed",
     }
+}
+
+fn current_schema(type_name: &str) -> i16 {
+    CURRENT.iter().find(|(name, _)| *name == type_name).map_or(1, |(_, schema)| *schema)
+}
+
+/// Quantity times price; `None` beyond the largest amount.
+fn subtotal(quantity: i32, unit_price: &v1::Money) -> Option<v1::Money> {
+    let minor_units = i64::from(quantity).checked_mul(unit_price.minor_units)?;
+    Some(v1::Money { minor_units, ..unit_price.clone() })
 }
 
 fn money(message: v1::Money) -> Money {

@@ -25,7 +25,7 @@ use self::names::Names;
 pub use self::put::{Change, Put};
 use self::stream::{Stream, StreamError};
 use crate::append::{AppendError, Appender};
-use crate::codec::{self, Envelope, Event};
+use crate::codec::{self, Envelope, Event, Unreadable};
 use crate::event_store::{Append, EventStore, Fingerprint, Outcome, StoreError};
 use crate::order::{self, Command, Rejection};
 
@@ -109,6 +109,8 @@ pub enum CommandError {
         stream_id: Uuid,
         /// The first event that cannot be read.
         version: i64,
+        /// Why.
+        source: Unreadable,
     },
 }
 
@@ -299,7 +301,7 @@ impl From<StoreError> for CommandError {
             }
             StoreError::Unreadable { stream_id, version, source } => {
                 tracing::error!(stream.id = %stream_id, stream.version = version, error = %source, "stored event cannot be read");
-                Self::Unreadable { stream_id, version }
+                Self::Unreadable { stream_id, version, source }
             }
         }
     }

@@ -225,13 +225,7 @@ fn status(error: StoreError) -> Status {
         StoreError::Down(cause) => store_down(cause),
         StoreError::Unreadable { stream_id, version, source } => {
             tracing::error!(stream.id = %stream_id, stream.version = version, error = %source, "stored event cannot be read");
-            Error::new(
-                Reason::EventUnreadable,
-                format!("stored event {version} of {stream_id} cannot be read"),
-            )
-            .with("stream_id", stream_id)
-            .with("version", version)
-            .into()
+            source.in_stream(stream_id, version).into()
         }
     }
 }

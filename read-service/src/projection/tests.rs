@@ -55,6 +55,7 @@ fn added(line: i32, quantity: i32, unit_price: i64) -> Body {
         product_name: format!("PRODUCT {line}"),
         quantity,
         unit_price: Some(money(unit_price)),
+        subtotal: Some(money(i64::from(quantity).saturating_mul(unit_price))),
     })
 }
 

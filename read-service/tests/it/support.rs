@@ -171,6 +171,10 @@ pub fn added(line: i32, quantity: i32, unit_price: i64) -> Body {
         product_name: "WHITE HANGING HEART".to_owned(),
         quantity,
         unit_price: Some(Money { currency_code: "GBP".to_owned(), minor_units: unit_price }),
+        subtotal: Some(Money {
+            currency_code: "GBP".to_owned(),
+            minor_units: i64::from(quantity) * unit_price,
+        }),
     })
 }
 

@@ -99,11 +99,26 @@ fn an_unknown_type_or_schema_is_named() {
 }
 
 #[test]
+fn an_old_item_whose_subtotal_overflows_is_damage() {
+    let (category, key, _) = samples().remove(1);
+    let event = order::Event::ItemAdded {
+        line: 1,
+        product_id: "85123A".into(),
+        product_name: "WHITE HANGING HEART T-LIGHT HOLDER".into(),
+        quantity: 2,
+        unit_price: Money { currency: "GBP".into(), minor_units: i64::MAX },
+    };
+    let stored = encode(Event::Order(event), envelope(category, key));
+    let old = StoredEvent { schema: 1, ..stored };
+    assert_eq!(decode(&old), Err(Unreadable::Damaged { type_name: "ItemAdded".into(), schema: 1 }));
+}
+
+#[test]
 fn damaged_bytes_are_named_and_published_without_body() {
     let (category, key, event) = samples().remove(0);
     let stored = encode(event, envelope(category, key));
     let damaged = StoredEvent { body: vec![0xff; 8], ..stored.clone() };
-    assert_eq!(decode(&damaged), Err(Unreadable::Damaged { type_name: "OrderCreated".into() }));
+    assert_eq!(decode(&damaged), Err(Unreadable::Damaged { type_name: "OrderCreated".into(), schema: 1 }));
     let published = decode_or_envelope(&damaged, 1, Uuid::from_u128(7), 3);
     assert_eq!((published.stream_key.as_str(), published.version, published.body), (key, 3, None));
     let lost = StoredEvent { metadata: vec![0xff; 8], ..damaged };

@@ -58,11 +58,7 @@ pub(super) fn status(key: &str, error: CommandError) -> Status {
         CommandError::StoreDown => {
             Error::new(Reason::EventStoreDown, "the event store does not answer; the outcome is unknown")
         }
-        CommandError::Unreadable { version, .. } => {
-            Error::new(Reason::EventUnreadable, format!("stored event {version} of {key} cannot be read"))
-                .with("stream_key", key)
-                .with("version", version)
-        }
+        CommandError::Unreadable { stream_id, version, source } => source.in_stream(stream_id, version),
     };
     error.into()
 }

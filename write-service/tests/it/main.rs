@@ -12,3 +12,4 @@ mod event_store;
 mod execute_commands;
 mod feed;
 mod outbox;
+mod schema;

@@ -235,6 +235,7 @@ impl Sale {
                 product_name: product_name.clone(),
                 quantity: *quantity,
                 unit_price: self.money(*price),
+                subtotal: self.money(i64::from(*quantity) * *price),
             };
             history.order(&self.id, Body::ItemAdded(added));
         }
