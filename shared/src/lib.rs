@@ -3,6 +3,7 @@
 //! - [`arguments`]: command line and environment.
 //! - [`clock`]: the one source of wall-clock time.
 //! - [`backoff`]: how long to wait before the next attempt.
+//! - [`crash`]: places at which a test lets the process die.
 //! - [`telemetry`]: logs, traces, metrics.
 //! - [`lifecycle`]: tasks, and their end in two stages.
 //! - [`probes`]: readiness; `/metrics`, `/livez`, `/readyz`.
@@ -11,6 +12,7 @@
 pub mod arguments;
 pub mod clock;
 pub mod backoff;
+pub mod crash;
 pub mod telemetry;
 pub mod lifecycle;
 pub mod probes;

@@ -106,7 +106,9 @@ async fn write(mut writer: Writer, collector: Arc<Collector>, stored: Arc<Notify
 async fn store(writer: &mut Writer, batch: Vec<Waiting>, stored: &Notify) -> Result<(), AppendError> {
     let (appends, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.append, w.answer)).unzip();
     let started = Instant::now();
+    shared::crash::point("append.collected");
     let outcomes = writer.append(&appends).await;
+    shared::crash::point("append.committed");
     histogram!("append_batch_seconds").record(started.elapsed());
     histogram!("append_batch_size").record(u32::try_from(appends.len()).unwrap_or(u32::MAX));
     match outcomes {

@@ -54,6 +54,28 @@ pub fn unique_prefix(name: &str) -> String {
     format!("t-{}-{}-", name.to_ascii_lowercase().replace('_', "-"), &id[20..])
 }
 
+/// A run of a test's own, for what the test starts and kills: what is left of it ends with the test's process.
+///
+/// # Errors
+/// Where its folder cannot be made or its watchdog cannot be started.
+pub fn private_run() -> anyhow::Result<Run> {
+    Run::temporary(&format!("order-pair-test-own-{}", Uuid::now_v7().simple()), Identity::own()?)
+}
+
+/// A PostgreSQL cluster in the folder of this run, not yet started.
+///
+/// # Errors
+/// Where PostgreSQL is missing or no port is free.
+pub fn cluster(run: &Run) -> anyhow::Result<Cluster> {
+    Ok(Cluster {
+        binaries: find::postgres(&find::search_path())?,
+        data: run.folder().join("postgres"),
+        logs: run.folder().join("log"),
+        port: find::free_port()?,
+        short_lived: true,
+    })
+}
+
 /// The port of a server of this test run, started by the first caller; the others wait for it.
 async fn shared<S>(name: &'static str, start: impl FnOnce(Run) -> S) -> anyhow::Result<u16>
 where
@@ -101,13 +123,7 @@ fn watched() -> anyhow::Result<Identity> {
 }
 
 async fn start_postgres(run: Run) -> anyhow::Result<(u16, Process)> {
-    let cluster = Cluster {
-        binaries: find::postgres(&find::search_path())?,
-        data: run.folder().join("postgres"),
-        logs: run.folder().join("log"),
-        port: find::free_port()?,
-        short_lived: true,
-    };
+    let cluster = cluster(&run)?;
     Ok((cluster.port, cluster.start(&run).await?))
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use local::find;
 use local::home::Home;
-use local::postgres::{self, Cluster};
+use local::postgres;
 use local::process::{Identity, Process};
 use local::run::Run;
 use local::services::{self, Service};
+use local::testing;
 use sqlx::PgPool;
 use tonic::transport::{Channel, Endpoint};
 
@@ -35,13 +36,7 @@ impl Pair {
         let home = Home::of_this_workspace();
         let programs = services::build(&home.workspace).await?;
         let run = Run::temporary("order-pair-bench", Identity::own()?)?;
-        let cluster = Cluster {
-            binaries: find::postgres(&find::search_path())?,
-            data: run.folder().join("postgres"),
-            logs: run.folder().join("log"),
-            port: find::free_port()?,
-            short_lived: true,
-        };
+        let cluster = testing::cluster(&run)?;
         let postgres = cluster.start(&run).await?;
         postgres::create_database(cluster.port, DATABASE, false).await?;
         let database_url = postgres::url(cluster.port, DATABASE);

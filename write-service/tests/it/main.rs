@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod process;
 mod support;
 
 mod append;
@@ -11,5 +12,6 @@ mod errors;
 mod event_store;
 mod execute_commands;
 mod feed;
+mod idempotency;
 mod outbox;
 mod schema;

@@ -14,7 +14,7 @@ use crate::event_store::append;
 use crate::support::{PATIENCE, database};
 
 /// (position, stream, version) of everything published, unnested by plain SQL.
-async fn published(pool: &PgPool) -> Vec<(i64, Uuid, i64)> {
+pub async fn published(pool: &PgPool) -> Vec<(i64, Uuid, i64)> {
     sqlx::query_as(
         "SELECT position - event_count + row_number() OVER (PARTITION BY position ORDER BY place, version),
                 stream_id, version
@@ -28,7 +28,7 @@ async fn published(pool: &PgPool) -> Vec<(i64, Uuid, i64)> {
     .unwrap()
 }
 
-fn assert_dense(published: &[(i64, Uuid, i64)], expected: usize) {
+pub fn assert_dense(published: &[(i64, Uuid, i64)], expected: usize) {
     let positions: Vec<_> = published.iter().map(|(position, ..)| *position).collect();
     let dense: Vec<_> = (1..=i64::try_from(expected).unwrap()).collect();
     assert_eq!(positions, dense);

@@ -78,7 +78,7 @@ async fn an_event_that_is_not_known_stops_its_stream_and_says_which_it_is() {
         let mut newer = append(stream_id, 2, 1);
         newer.events[0].type_name = type_name.to_owned();
         newer.events[0].schema = schema;
-        EventStore::new(world.pool.clone()).append(&[newer]).await.unwrap();
+        EventStore::new(world.pool.clone()).writer().append(&[newer]).await.unwrap();
 
         let refused = |status: Status| {
             let facts = status.get_details_error_info().unwrap().metadata;

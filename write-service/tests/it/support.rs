@@ -1,5 +1,6 @@
 //! A write service on free ports over a database of its own, and short words for what tests do with it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -128,14 +129,24 @@ impl World {
     }
 }
 
-/// A service over this database, on a free port.
+/// A service over this database, on a free port, and a connection to it.
 pub async fn serve(database_url: &str) -> (Channel, Lifecycle) {
+    let (address, lifecycle) = serve_at(database_url).await;
+    (connect(address).await, lifecycle)
+}
+
+/// A service over this database, on a free port.
+pub async fn serve_at(database_url: &str) -> (SocketAddr, Lifecycle) {
     let lifecycle = Lifecycle::new(PATIENCE);
     let service = write_service::build(config(database_url)).await.unwrap();
     let address = service.grpc_address().unwrap();
     lifecycle.spawn("service", service.run(lifecycle.clone()));
-    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    (channel, lifecycle)
+    (address, lifecycle)
+}
+
+/// A connection of its own.
+pub async fn connect(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
 pub fn create(items: Vec<NewItem>, submit: bool) -> CreateOrderRequest {
