@@ -156,23 +156,38 @@ pub fn decode(stored: &StoredEvent) -> Result<RecordedEvent, Unreadable> {
     Ok(event)
 }
 
+/// A published event as wire bytes, in two parts that joined are the message without its position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Fields of the envelope, or of the whole message.
+    pub envelope: Vec<u8>,
+    /// The oneof field, where the envelope does not hold it.
+    pub body: Vec<u8>,
+}
+
 /// The event as it is published even where this release cannot read it: then without a body, so that a consumer sets this
-/// one stream aside and goes on with all others.
+/// one stream aside and goes on with all others. What is stored is looked at whole: damaged bytes would end the message that they
+/// are sent in, and with it everyone's feed.
 #[must_use]
-pub fn decode_or_envelope(
-    stored: &StoredEvent,
-    category: i32,
-    stream_id: Uuid,
-    version: i64,
-) -> RecordedEvent {
-    decode(stored).unwrap_or_else(|error| {
-        tracing::error!(stream.id = %stream_id, stream.version = version, error = %error, "published without its body");
-        metrics::counter!("feed_unreadable_events_total").increment(1);
-        let envelope = RecordedEvent::decode(stored.metadata.as_slice()).unwrap_or_default();
-        let stream_key =
-            if envelope.stream_key.is_empty() { stream_id.to_string() } else { envelope.stream_key.clone() };
-        RecordedEvent { category, stream_key, version, body: None, ..envelope }
-    })
+pub fn publish(stored: StoredEvent, category: i32, stream_id: Uuid, version: i64) -> Published {
+    let whole = |event: &RecordedEvent| Published { envelope: event.encode_to_vec(), body: Vec::new() };
+    match decode(&stored) {
+        Ok(_) if is_current(&stored.type_name, stored.schema) => {
+            Published { envelope: stored.metadata, body: stored.body }
+        }
+        Ok(event) => whole(&event),
+        Err(error) => {
+            tracing::error!(stream.id = %stream_id, stream.version = version, error = %error, "published without its body");
+            metrics::counter!("feed_unreadable_events_total").increment(1);
+            let envelope = RecordedEvent::decode(stored.metadata.as_slice()).unwrap_or_default();
+            let stream_key = if envelope.stream_key.is_empty() {
+                stream_id.to_string()
+            } else {
+                envelope.stream_key.clone()
+            };
+            whole(&RecordedEvent { category, stream_key, version, body: None, ..envelope })
+        }
+    }
 }
 
 /// The domain event inside a published one.

@@ -1,24 +1,30 @@
 //! The feed service: what was published, after a position or by stream.
 //!
 //! - [`pages`]: SQL; events after a position, in order.
+//! - [`events`]: published events as wire bytes, and the answers that carry them.
 //! - [`tail`]: one reader per copy of the service, shared by all subscribers that have caught up.
 //! - [`subscription`]: from a position to the tail, and on with it.
 //! - [`scan`]: whole streams, as fast as the store reads.
 
 mod pages;
+mod events;
 mod scan;
 mod subscription;
 mod tail;
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
+use proto::encoded::Encoded;
+use proto::encoded::order_feed_service_server::{OrderFeedService, OrderFeedServiceServer};
 use proto::reason::{Error, Reason};
-use proto::v1::order_feed_service_server::{OrderFeedService, OrderFeedServiceServer};
 use proto::v1::{
-    GetHeadRequest, GetHeadResponse, ReadStreamRequest, ReadStreamResponse, ScanRequest, ScanResponse,
-    SliceRange, StreamCategory, SubscribeRequest, SubscribeResponse,
+    GetHeadRequest, GetHeadResponse, ReadStreamRequest, ReadStreamResponse, ScanRequest, SliceRange,
+    StreamCategory, SubscribeRequest,
 };
 use shared::clock::Clock;
+use tokio::sync::Semaphore;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -32,12 +38,17 @@ use crate::event_store::{EventStore, StoreError};
 /// Events in a message at most: about 700 kB of the largest ordinary ones, well below the 4 MiB that clients take.
 const PAGE: usize = 1_000;
 
+/// How long a caller should wait when too many scans are under way.
+const SCAN_ENDS_IN: Duration = Duration::from_secs(5);
+
 /// `orders.v1.OrderFeedService`.
 #[derive(Clone)]
 pub struct Feed {
     store: EventStore,
     pages: Pages,
     tail: Tail,
+    /// Scans that may still begin: each keeps a connection to itself until it ends.
+    scans: Arc<Semaphore>,
     clock: Clock,
     draining: CancellationToken,
 }
@@ -53,16 +64,18 @@ struct Filter {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Feed {
-    /// The service; its streams end with `SHUTTING_DOWN` once `draining` begins.
+    /// The service, with so many scans at a time; its streams end with `SHUTTING_DOWN` once `draining` begins.
     #[must_use]
     pub fn new(
         store: EventStore,
         pages: Pages,
         tail: Tail,
+        scans: usize,
         clock: Clock,
         draining: CancellationToken,
     ) -> OrderFeedServiceServer<Self> {
-        OrderFeedServiceServer::new(Self { store, pages, tail, clock, draining })
+        let scans = Arc::new(Semaphore::new(scans));
+        OrderFeedServiceServer::new(Self { store, pages, tail, scans, clock, draining })
     }
 
     /// Ends `answers` with `SHUTTING_DOWN` once the service drains.
@@ -92,8 +105,8 @@ impl Feed {
 
 #[tonic::async_trait]
 impl OrderFeedService for Feed {
-    type SubscribeStream = Answers<SubscribeResponse>;
-    type ScanStream = Answers<ScanResponse>;
+    type SubscribeStream = Answers<Encoded>;
+    type ScanStream = Answers<Encoded>;
     type ReadStreamStream = Answers<ReadStreamResponse>;
 
     async fn subscribe(
@@ -111,11 +124,7 @@ impl OrderFeedService for Feed {
             return Err(Error::new(Reason::StoreChanged, text).with("store_id", head.store_id).into());
         }
         if after_position > head.position {
-            let text = format!("position {after_position} lies beyond the head {}", head.position);
-            let error = Error::new(Reason::PositionAhead, text)
-                .with("after_position", after_position)
-                .with("head_position", head.position);
-            return Err(error.into());
+            return Err(position_ahead(after_position, head.position));
         }
         let answers = subscription::follow(
             self.pages.clone(),
@@ -137,7 +146,11 @@ impl OrderFeedService for Feed {
                     .map_err(|_| Error::invalid("cursor", "must be a cursor of an earlier ScanResponse"))?,
             ),
         };
-        let answers = scan::scan(self.pages.clone(), filter, after);
+        let Ok(running) = Arc::clone(&self.scans).try_acquire_owned() else {
+            let error = Error::new(Reason::Overloaded, "too many scans are under way");
+            return Err(error.retry_after(SCAN_ENDS_IN).into());
+        };
+        let answers = scan::scan(self.pages.clone(), filter, after, running);
         Ok(Response::new(self.until_draining(answers)))
     }
 
@@ -212,6 +225,13 @@ fn stream_id(category: i32, key: &str) -> Result<Uuid, Error> {
         Ok(StreamCategory::Product) => Ok(catalog::stream_id(Kind::Product, key)),
         Ok(StreamCategory::Unspecified) | Err(_) => Err(Error::invalid("category", "must be a category")),
     }
+}
+
+fn position_ahead(position: i64, head: i64) -> Status {
+    Error::new(Reason::PositionAhead, format!("position {position} lies beyond the head {head}"))
+        .with("after_position", position)
+        .with("head_position", head)
+        .into()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "goes into map_err")]

@@ -143,7 +143,9 @@ impl Service {
         let admission = admission::Admission::new(config.command_memory);
         let commands = grpc::Commands::new(handler.clone(), admission.clone(), clock.clone(), drain.clone());
         let catalog = grpc::Catalog::new(handler, admission, drain.clone());
-        let feed = feed::Feed::new(store, pages, tail, clock, drain);
+        // Half of the readers' connections, so that subscribers and the tail never wait for scans.
+        let scans = usize::try_from(config.database_connections / 4).unwrap_or(1);
+        let feed = feed::Feed::new(store, pages, tail, scans, clock, drain);
         let server = Server::new(&config.server, proto::DESCRIPTORS, statuses)
             .service(commands.max_decoding_message_size(limit))
             .service(catalog.max_decoding_message_size(limit))

@@ -4,7 +4,7 @@ use proto::v1::execute_commands_request::Command;
 use proto::v1::{AddItemRequest, CreateOrderRequest, Money, NewItem, SubmitOrderRequest};
 use uuid::Uuid;
 
-use crate::rig::appends::{LIFE, ORDERS};
+use rig::appends::{LIFE, ORDERS};
 
 /// Who orders.
 pub const CUSTOMER: &str = "17850";

@@ -4,9 +4,6 @@
 //! whose name holds the word. Every figure stands between two floors of the same kind; the ratio in the table is the middle one
 //! of the rounds.
 
-#[path = "../rig/mod.rs"]
-mod rig;
-
 mod load;
 mod streamed;
 mod unary;
@@ -19,11 +16,11 @@ use proto::v1::{GetHeadRequest, PutCustomerRequest, PutProductRequest};
 use tokio_util::sync::CancellationToken;
 
 use crate::load::Shape;
-use crate::rig::appends;
-use crate::rig::latency::Latencies;
-use crate::rig::pair::Pair;
-use crate::rig::table::{self, Better, Round, Row};
-use crate::rig::usage::Cpu;
+use rig::latency::Latencies;
+use rig::pair::Pair;
+use rig::table::{self, Better, Round, Row};
+use rig::usage::Cpu;
+use rig::{appends, per_second};
 
 /// Events that the tables hold before anything is measured.
 const HELD: usize = 200_000;
@@ -47,10 +44,7 @@ struct Measured {
 }
 
 fn main() -> anyhow::Result<()> {
-    // cargo adds `--bench` for harnesses that want it.
-    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(3);
-    let word = arguments.into_iter().find(|argument| argument.parse::<usize>().is_err()).unwrap_or_default();
+    let (rounds, word) = rig::arguments(3);
     // One thread: on two cores the load generator must leave room to what it measures.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -160,12 +154,7 @@ fn note(row: &mut Row, measured: Measured, floor: f64, events: usize) {
 fn keep(row: &mut Row, mut measured: Measured, round: Round) {
     row.rounds.push(round);
     row.latency = Some((measured.latencies.quantile(0.5), measured.latencies.quantile(0.99)));
-    let each = |time: Duration| time / u32::try_from(measured.count).unwrap_or(u32::MAX).max(1);
-    row.cpu = Some(Cpu {
-        client: each(measured.cpu.client),
-        service: each(measured.cpu.service),
-        postgres: each(measured.cpu.postgres),
-    });
+    row.cpu = Some(measured.cpu.each(measured.count));
 }
 
 async fn floor(pair: &Pair) -> anyhow::Result<f64> {
@@ -180,11 +169,6 @@ async fn floor_of_orders(pair: &Pair) -> anyhow::Result<f64> {
 fn median(mut latencies: Vec<Duration>) -> Duration {
     latencies.sort_unstable();
     latencies[latencies.len() / 2]
-}
-
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn per_second(count: usize, elapsed: Duration) -> f64 {
-    count as f64 / elapsed.as_secs_f64()
 }
 
 /// Looks at `GetHead` ten times a second and remembers the worst.

@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::load::{Load, Shape};
-use crate::rig::latency::Latencies;
-use crate::rig::pair::Pair;
 use crate::{Measured, Stopwatch};
+use rig::latency::Latencies;
+use rig::pair::Pair;
 
 /// Answers before the clock runs.
 const WARM_UP: usize = 20_000;

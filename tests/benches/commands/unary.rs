@@ -11,9 +11,9 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::load::{Load, Shape};
-use crate::rig::latency::Latencies;
-use crate::rig::pair::Pair;
 use crate::{Measured, Stopwatch};
+use rig::latency::Latencies;
+use rig::pair::Pair;
 
 /// How long the callers call before the clock runs.
 const WARM_UP: Duration = Duration::from_millis(500);

@@ -26,6 +26,12 @@ impl Cpu {
             postgres: self.postgres.saturating_sub(earlier.postgres),
         }
     }
+
+    /// What each of so many things used.
+    pub fn each(self, count: usize) -> Self {
+        let each = |time: Duration| time / u32::try_from(count).unwrap_or(u32::MAX).max(1);
+        Self { client: each(self.client), service: each(self.service), postgres: each(self.postgres) }
+    }
 }
 
 /// CPU time of a process and of its children, those that have ended and those that run.

@@ -119,13 +119,26 @@ fn damaged_bytes_are_named_and_published_without_body() {
     let stored = encode(event, envelope(category, key));
     let damaged = StoredEvent { body: vec![0xff; 8], ..stored.clone() };
     assert_eq!(decode(&damaged), Err(Unreadable::Damaged { type_name: "OrderCreated".into(), schema: 1 }));
-    let published = decode_or_envelope(&damaged, 1, Uuid::from_u128(7), 3);
+    let published = published(damaged.clone());
     assert_eq!((published.stream_key.as_str(), published.version, published.body), (key, 3, None));
     let lost = StoredEvent { metadata: vec![0xff; 8], ..damaged };
-    assert_eq!(
-        decode_or_envelope(&lost, 1, Uuid::from_u128(7), 3).stream_key,
-        Uuid::from_u128(7).to_string()
-    );
+    assert_eq!(self::published(lost).stream_key, Uuid::from_u128(7).to_string());
+}
+
+#[test]
+fn what_is_published_is_what_is_read() {
+    for (category, key, event) in samples() {
+        let stored = encode(event, envelope(category, key));
+        assert_eq!(published(stored.clone()), decode(&stored).unwrap());
+    }
+    let (category, key, event) = samples().remove(1);
+    let old = StoredEvent { schema: 1, ..encode(event, envelope(category, key)) };
+    assert_eq!(published(old.clone()), decode(&old).unwrap());
+}
+
+fn published(stored: StoredEvent) -> RecordedEvent {
+    let Published { envelope, body } = publish(stored, 1, Uuid::from_u128(7), 3);
+    RecordedEvent::decode([envelope, body].concat().as_slice()).unwrap()
 }
 
 #[test]

@@ -1,16 +1,13 @@
 //! SQL of the feed: events after a position, in order, and where the feed ends.
 
 use futures_util::{Stream, TryStreamExt as _};
-use proto::v1::RecordedEvent;
 use sqlx::PgPool;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::Filter;
-use crate::codec::{self, StoredEvent};
-
-/// Feed rows read at once at most. A row holds one append batch, so a page holds as many events as these batches: the limit
-/// is on both.
-const MAX_ROWS: i64 = 256;
+use super::events::Events;
+use crate::codec::{self, Published, StoredEvent};
 
 /// Reads the feed. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -19,20 +16,12 @@ pub struct Pages {
 }
 
 /// Events after a position.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Page {
     /// In position order; only those that were asked for.
-    pub events: Vec<FeedEvent>,
+    pub events: Events,
     /// Every event up to here was looked at; the position asked for where there is nothing after it.
     pub through: i64,
-}
-
-/// An event with what a filter looks at.
-#[derive(Clone, Debug)]
-pub(super) struct FeedEvent {
-    pub slice: i16,
-    pub category: i16,
-    pub recorded: RecordedEvent,
 }
 
 /// Where the feed ends.
@@ -51,6 +40,20 @@ pub struct Backlog {
     pub events: i64,
     /// Age of the oldest, 0 where there is none.
     pub oldest_seconds: f64,
+}
+
+/// A page on its way; the reading ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Reading(AbortOnDropHandle<Result<Page, sqlx::Error>>);
+
+impl Reading {
+    /// The page.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn page(self) -> Result<Page, sqlx::Error> {
+        self.0.await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
+    }
 }
 
 impl Pages {
@@ -93,73 +96,81 @@ impl Pages {
         Ok((head, Backlog { events: row.events, oldest_seconds: row.oldest_seconds.max(0.0) }))
     }
 
+    /// Reads the next events after `position` that `filter` accepts, some of the page size; the reading ends when it is dropped.
+    ///
+    /// It runs beside the caller, so that the next page is on its way while one is sent, and outside of the caller's span, which
+    /// would be entered anew for every row.
+    pub(super) fn read_after(&self, position: i64, filter: &Filter) -> Reading {
+        let (pages, filter) = (self.clone(), filter.clone());
+        Reading(AbortOnDropHandle::new(tokio::spawn(async move { pages.after(position, &filter).await })))
+    }
+
     /// The next events after `position` that `filter` accepts, some of the page size.
     ///
     /// # Errors
     /// Where the database does not answer.
     pub(super) async fn after(&self, position: i64, filter: &Filter) -> Result<Page, sqlx::Error> {
-        // First the rows of the feed, up to a page of events; then their events, each batch by primary key. Bytes of events that
-        // are not asked for stay in the database, while their positions still count.
-        let mut rows = sqlx::query!(
+        // The rows of the feed that end within a page, at least one, and their events by primary key, in feed order as a nested loop
+        // finds them: sorting in the database, or summing there what stands before each append, takes as long as the rest. An
+        // append whose events are lost still counts. Bytes of events that are not asked for stay in the database.
+        let rows = sqlx::query!(
             r#"
-            SELECT feed_row.position - feed_row.event_count + append.before + event.version - append.first_version + 1
-                       AS "position!",
-                   event.stream_id, event.version, event.slice, event.category, event.type AS type_name, event.schema,
-                   CASE WHEN wanted.yes THEN event.metadata END AS metadata,
-                   CASE WHEN wanted.yes THEN event.body END AS body
+            SELECT feed_row.position AS last_position, feed_row.event_count, append.place AS "place!", append.count AS "count!",
+                   event.version - append.first_version AS "offset?", event.version AS "version?", event.stream_id AS "stream_id?",
+                   event.slice AS "slice?", event.category AS "category?", event.type AS "type_name?", event.schema AS "schema?",
+                   CASE WHEN wanted THEN event.metadata END AS "metadata?", CASE WHEN wanted THEN event.body END AS "body?"
             FROM (
-                SELECT position, event_count, stream_ids, first_versions, counts
-                FROM (
-                    SELECT position, event_count, stream_ids, first_versions, counts,
-                           sum(event_count) OVER (ORDER BY position) - event_count AS events_before
-                    FROM (
-                        SELECT position, event_count, stream_ids, first_versions, counts FROM feed
-                        WHERE position > $1 ORDER BY position LIMIT $2
-                    ) AS next
-                ) AS counted
-                WHERE events_before < $3
+                SELECT position, event_count, stream_ids, first_versions, counts FROM feed
+                WHERE position > $1 AND position <= greatest($1 + $2, (SELECT min(position) FROM feed WHERE position > $1))
+                ORDER BY position
                 OFFSET 0
             ) AS feed_row
-            CROSS JOIN LATERAL (
-                SELECT stream_id, first_version, count, sum(count) OVER (ORDER BY place) - count AS before
-                FROM unnest(feed_row.stream_ids, feed_row.first_versions, feed_row.counts) WITH ORDINALITY
-                    AS append (stream_id, first_version, count, place)
-                OFFSET 0
-            ) AS append
-            CROSS JOIN LATERAL (
-                SELECT stream_id, version, slice, category, type, schema, metadata, body FROM event
+            CROSS JOIN LATERAL unnest(feed_row.stream_ids, feed_row.first_versions, feed_row.counts) WITH ORDINALITY
+                AS append (stream_id, first_version, count, place)
+            LEFT JOIN LATERAL (
+                SELECT stream_id, version, slice, category, type, schema, metadata, body,
+                       slice BETWEEN $3 AND $4 AND (cardinality($5::smallint[]) = 0 OR category = ANY ($5)) AS wanted
+                FROM event
                 WHERE event.stream_id = append.stream_id
                   AND event.version >= append.first_version AND event.version < append.first_version + append.count
                 OFFSET 0
-            ) AS event
-            CROSS JOIN LATERAL (
-                SELECT event.slice BETWEEN $4 AND $5 AND (cardinality($6::smallint[]) = 0 OR event.category = ANY ($6)) AS yes
-            ) AS wanted
-            ORDER BY 1
+            ) AS event ON true
             "#,
             position,
-            MAX_ROWS,
             i64::try_from(super::PAGE).unwrap_or(i64::MAX),
             filter.slices.start(),
             filter.slices.end(),
             &filter.categories,
-        )
-        .fetch(&self.pool);
-        let mut page = Page { events: Vec::new(), through: position };
-        while let Some(row) = rows.try_next().await? {
-            // The first row may begin at or before the position.
-            if row.position <= position {
-                continue;
+        );
+        let mut rows = rows.fetch_all(&self.pool).await?;
+        // They are: no database promises it, and positions depend on it.
+        rows.sort_by_key(|row| (row.last_position, row.place, row.version));
+        let mut page = Page { events: Events::default(), through: position };
+        let mut place = 0;
+        let (mut before_append, mut before_next) = (0, 0);
+        for row in rows {
+            if row.last_position > page.through {
+                page.through = row.last_position;
+                (place, before_next) = (0, row.last_position - i64::from(row.event_count));
             }
-            page.through = row.position;
-            let (Some(metadata), Some(body)) = (row.metadata, row.body) else {
+            if row.place > place {
+                place = row.place;
+                (before_append, before_next) = (before_next, before_next + i64::from(row.count));
+            }
+            let (Some(offset), Some(version), Some(stream_id)) = (row.offset, row.version, row.stream_id)
+            else {
                 continue;
             };
-            let stored = StoredEvent { type_name: row.type_name, schema: row.schema, metadata, body };
-            let mut recorded =
-                codec::decode_or_envelope(&stored, row.category.into(), row.stream_id, row.version);
-            recorded.position = row.position;
-            page.events.push(FeedEvent { slice: row.slice, category: row.category, recorded });
+            let (Some(slice), Some(category)) = (row.slice, row.category) else { continue };
+            let (Some(type_name), Some(schema)) = (row.type_name, row.schema) else { continue };
+            let (Some(metadata), Some(body)) = (row.metadata, row.body) else { continue };
+            let event_position = before_append + offset + 1;
+            // The first row may begin at or before the position.
+            if event_position > position {
+                let stored = StoredEvent { type_name, schema, metadata, body };
+                let event = codec::publish(stored, category.into(), stream_id, version);
+                page.events.push(event_position, slice, category, &event);
+            }
         }
         Ok(page)
     }
@@ -192,7 +203,7 @@ impl Pages {
         &self,
         filter: Filter,
         after: Option<Uuid>,
-    ) -> impl Stream<Item = Result<(Uuid, RecordedEvent), sqlx::Error>> + Send + use<> {
+    ) -> impl Stream<Item = Result<(Uuid, Published), sqlx::Error>> + Send + use<> {
         let pool = self.pool.clone();
         async_stream::try_stream! {
             let mut rows = sqlx::query!(
@@ -211,10 +222,7 @@ impl Pages {
             while let Some(row) = rows.try_next().await? {
                 let stored =
                     StoredEvent { type_name: row.type_name, schema: row.schema, metadata: row.metadata, body: row.body };
-                yield (
-                    row.stream_id,
-                    codec::decode_or_envelope(&stored, row.category.into(), row.stream_id, row.version),
-                );
+                yield (row.stream_id, codec::publish(stored, row.category.into(), row.stream_id, row.version));
             }
         }
     }

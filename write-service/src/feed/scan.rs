@@ -1,42 +1,69 @@
 //! Scan: whole streams, one after the other, from one statement; for building a new read model.
 
-use futures_util::{Stream, StreamExt as _};
-use proto::v1::{RecordedEvent, ScanResponse};
+use futures_util::{Stream, TryStreamExt as _};
+use proto::encoded::Encoded;
+use proto::v1::ScanResponse;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use uuid::Uuid;
 
+use super::events::Events;
 use super::pages::Pages;
 use super::{Filter, PAGE, store_down};
+use crate::codec::Published;
 
-/// The streams that `filter` accepts, after the stream `after`.
+/// Messages that are read ahead of the one that is being sent.
+const AHEAD: usize = 2;
+
+/// The streams that `filter` accepts, after the stream `after`. Counts as running until its end.
 pub(super) fn scan(
     pages: Pages,
     filter: Filter,
     after: Option<Uuid>,
-) -> impl Stream<Item = Result<ScanResponse, Status>> + Send {
-    async_stream::try_stream! {
-        // Before the statement's snapshot: what commits later lies after this position.
-        let resume_position = pages.head().await.map_err(store_down)?.position;
-        let estimated_streams =
-            pages.estimated_streams(&filter).await.map_err(store_down)?;
-        yield ScanResponse { estimated_streams, ..ScanResponse::default() };
-
-        let mut message = Message::default();
-        let mut events = std::pin::pin!(pages.by_stream(filter, after));
-        while let Some(next) = events.next().await {
-            let (stream_id, event) = next.map_err(store_down)?;
-            if let Some(full) = message.push(stream_id, event) {
-                yield full;
-            }
+    running: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<Encoded, Status>> + Send {
+    let (sender, messages) = mpsc::channel(AHEAD);
+    // Beside the caller, for the reasons of `Pages::read_after`; it ends with the caller, who drops the receiver.
+    tokio::spawn(async move {
+        let _running = running;
+        if let Err(error) = read(&pages, filter, after, &sender).await {
+            sender.send(Err(store_down(error))).await.ok();
         }
-        yield ScanResponse { resume_position: Some(resume_position), ..message.whole() };
+    });
+    ReceiverStream::new(messages)
+}
+
+async fn read(
+    pages: &Pages,
+    filter: Filter,
+    after: Option<Uuid>,
+    sender: &mpsc::Sender<Result<Encoded, Status>>,
+) -> Result<(), sqlx::Error> {
+    // Before the statement's snapshot: what commits later lies after this position.
+    let resume_position = pages.head().await?.position;
+    let estimated_streams = pages.estimated_streams(&filter).await?;
+    let first = ScanResponse { estimated_streams, ..ScanResponse::default() };
+    if sender.send(Ok(Encoded::of(&first))).await.is_err() {
+        return Ok(());
     }
+    let mut message = Message::default();
+    let mut events = std::pin::pin!(pages.by_stream(filter, after));
+    while let Some((stream_id, event)) = events.try_next().await? {
+        if let Some(full) = message.push(stream_id, &event)
+            && sender.send(Ok(full)).await.is_err()
+        {
+            return Ok(());
+        }
+    }
+    sender.send(Ok(message.last(resume_position))).await.ok();
+    Ok(())
 }
 
 /// The message that is being filled.
 #[derive(Default)]
 struct Message {
-    events: Vec<RecordedEvent>,
+    events: Events,
     /// Where the stream under way begins in `events`.
     stream_start: usize,
     stream: Option<Uuid>,
@@ -47,7 +74,7 @@ struct Message {
 impl Message {
     /// Takes an event; returns a message where one is full. A message ends between two streams, unless a single stream
     /// fills it.
-    fn push(&mut self, stream_id: Uuid, event: RecordedEvent) -> Option<ScanResponse> {
+    fn push(&mut self, stream_id: Uuid, event: &Published) -> Option<Encoded> {
         let new_stream = self.stream != Some(stream_id);
         if new_stream {
             self.cursor = self.stream;
@@ -61,21 +88,25 @@ impl Message {
                 self.take(rest, false)
             } else {
                 // One stream alone: the rest of it follows.
-                self.take(Vec::new(), !new_stream)
+                self.take(Events::default(), !new_stream)
             }
         });
-        self.events.push(event);
+        // A scan reads by stream: positions, slices and categories are left out.
+        self.events.push(0, 0, 0, event);
         full
     }
 
-    fn take(&mut self, rest: Vec<RecordedEvent>, continued: bool) -> ScanResponse {
+    fn take(&mut self, rest: Events, continued: bool) -> Encoded {
         let events = std::mem::replace(&mut self.events, rest);
-        ScanResponse { events, continued, cursor: cursor(self.cursor), ..ScanResponse::default() }
+        let cursor = cursor(self.cursor);
+        events.scan_response(&ScanResponse { continued, cursor, ..ScanResponse::default() })
     }
 
     /// What is left, whole: no stream follows.
-    fn whole(self) -> ScanResponse {
-        ScanResponse { events: self.events, cursor: cursor(self.stream), ..ScanResponse::default() }
+    fn last(self, resume_position: i64) -> Encoded {
+        let cursor = cursor(self.stream);
+        let resume_position = Some(resume_position);
+        self.events.scan_response(&ScanResponse { cursor, resume_position, ..ScanResponse::default() })
     }
 }
 

@@ -1,20 +1,19 @@
 //! One subscription: from its position through the store to the tail, and on with it. One path for both, so that no event is
 //! lost or doubled where they meet.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use proto::encoded::Encoded;
 use proto::v1::subscribe_response::Message;
-use proto::v1::{CaughtUp, EventBatch, FellBehind, Heartbeat, RecordedEvent, SubscribeResponse};
+use proto::v1::{CaughtUp, FellBehind, Heartbeat, SubscribeResponse};
 use shared::clock::Clock;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::pages::Pages;
-use super::tail::{Tail, TailPage};
-use super::{Filter, PAGE, store_down};
+use super::tail::{Next, Tail};
+use super::{Filter, position_ahead, store_down};
 
 /// Silence after which a heartbeat is sent; the contract promises one every five seconds.
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -26,85 +25,61 @@ pub(super) fn follow(
     clock: Clock,
     position: i64,
     filter: Filter,
-) -> impl Stream<Item = Result<SubscribeResponse, Status>> + Send {
+) -> impl Stream<Item = Result<Encoded, Status>> + Send {
     async_stream::try_stream! {
         let mut position = position;
+        let mut joined = None;
         loop {
-            // Joined before the last look at the store: what the look misses is in the ring.
-            let mut ring = tail.subscribe();
+            let mut reading = pages.read_after(position, &filter);
             loop {
-                let page = pages.after(position, &filter).await.map_err(store_down)?;
-                if page.through == position {
-                    break;
-                }
-                position = page.through;
-                let events = page.events.into_iter().map(|event| event.recorded).collect();
-                for batch in batches(events, position, tail.head()) {
-                    yield batch;
-                }
-                // A long way: pages that went by meanwhile are read from the store, not kept.
-                ring = ring.resubscribe();
-            }
-            yield answer(Message::CaughtUp(CaughtUp { position }));
-            loop {
-                match tokio::time::timeout(HEARTBEAT, next(&mut ring, position)).await {
-                    Err(_) => {
-                        let head = tail.head().max(position);
-                        let time = Some(proto::time::from_nanos(clock.now_nanos()));
-                        let heartbeat = Heartbeat { head_position: head, time, through_position: position };
-                        yield answer(Message::Heartbeat(heartbeat));
+                let page = reading.page().await.map_err(store_down)?;
+                if page.through > position {
+                    // The next one is read while this one is sent.
+                    reading = pages.read_after(page.through, &filter);
+                    for batch in page.events.batches(position, &filter, page.through, tail.head()) {
+                        yield batch;
                     }
-                    Ok(Some(page)) => {
-                        let events = wanted(&page, position, &filter);
-                        position = page.through;
-                        for batch in batches(events, position, tail.head()) {
+                    position = page.through;
+                } else if joined.is_some() {
+                    break;
+                } else {
+                    // One more look at the store: what that one misses, the tail keeps for who has joined before it.
+                    joined = Some(tail.join());
+                    reading = pages.read_after(position, &filter);
+                }
+            }
+            let news = joined.get_or_insert_with(|| tail.join());
+            let mut restores = news.borrow().restores;
+            yield control(Message::CaughtUp(CaughtUp { position }));
+            loop {
+                let seen = *news.borrow_and_update();
+                if seen.restores != restores && seen.head < position {
+                    // The store went back: positions that were sent are given anew.
+                    Err(position_ahead(position, seen.head))?;
+                }
+                restores = seen.restores;
+                match tail.next(position) {
+                    Next::Page(page) => {
+                        for batch in page.events.batches(position, &filter, page.through, tail.head()) {
                             yield batch;
                         }
+                        position = page.through;
                     }
-                    Ok(None) => break,
+                    Next::Wait => if timeout(HEARTBEAT, news.changed()).await.is_err() {
+                        yield control(Message::Heartbeat(Heartbeat {
+                            head_position: tail.head().max(position),
+                            time: Some(proto::time::from_nanos(clock.now_nanos())),
+                            through_position: position,
+                        }));
+                    },
+                    Next::Store => break,
                 }
             }
-            yield answer(Message::FellBehind(FellBehind { position }));
+            yield control(Message::FellBehind(FellBehind { position }));
         }
     }
 }
 
-/// The next page of the ring that reaches beyond `position`; `None` where the ring does not connect to it any more.
-async fn next(ring: &mut broadcast::Receiver<Arc<TailPage>>, position: i64) -> Option<Arc<TailPage>> {
-    loop {
-        match ring.recv().await {
-            Ok(page) if page.through <= position => {}
-            Ok(page) if page.after <= position => return Some(page),
-            Ok(_) | Err(RecvError::Lagged(_)) => return None,
-            // The tail lives as long as the service.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
-    }
-}
-
-fn wanted(page: &TailPage, position: i64, filter: &Filter) -> Vec<RecordedEvent> {
-    let new = page.events.iter().filter(|event| event.recorded.position > position);
-    new.filter(|event| filter.accepts(event.slice, event.category))
-        .map(|event| event.recorded.clone())
-        .collect()
-}
-
-/// One message, or several where the page is larger: a page ends between two append batches, and a batch may be large.
-fn batches(mut events: Vec<RecordedEvent>, through: i64, head: i64) -> Vec<SubscribeResponse> {
-    let mut messages = Vec::with_capacity(1 + events.len() / PAGE);
-    while events.len() > PAGE {
-        let rest = events.split_off(PAGE);
-        let through = events.last().map_or(through, |event| event.position);
-        messages.push(batch(std::mem::replace(&mut events, rest), through, head));
-    }
-    messages.push(batch(events, through, head));
-    messages
-}
-
-fn batch(events: Vec<RecordedEvent>, through_position: i64, head: i64) -> SubscribeResponse {
-    answer(Message::Batch(EventBatch { events, through_position, head_position: head.max(through_position) }))
-}
-
-fn answer(message: Message) -> SubscribeResponse {
-    SubscribeResponse { message: Some(message) }
+fn control(message: Message) -> Encoded {
+    Encoded::of(&SubscribeResponse { message: Some(message) })
 }
