@@ -1,13 +1,19 @@
 //! SQL of the feed: events after a position, in order, and where the feed ends.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
 use futures_util::{Stream, TryStreamExt as _};
 use sqlx::PgPool;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::Filter;
 use super::events::Events;
+use super::{Filter, PAGE};
 use crate::codec::{self, Published, StoredEvent};
+
+/// Events whose feed rows are read at once on a long way: the rows are small, and what follows from them is read page by page.
+const ROWS_AHEAD: usize = 16 * PAGE;
 
 /// Reads the feed. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,17 +48,47 @@ pub struct Backlog {
     pub oldest_seconds: f64,
 }
 
-/// A page on its way; the reading ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Reading(AbortOnDropHandle<Result<Page, sqlx::Error>>);
+/// A row of the feed: the appends of a batch, side by side.
+struct FeedRow {
+    /// Of its last event.
+    position: i64,
+    batch_id: i64,
+    event_count: i32,
+    stream_ids: Vec<Uuid>,
+    first_versions: Vec<i64>,
+    counts: Vec<i32>,
+}
 
-impl Reading {
-    /// The page.
-    ///
-    /// # Errors
-    /// Where the database does not answer.
-    pub async fn page(self) -> Result<Page, sqlx::Error> {
-        self.0.await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
+/// Where the events of a batch stand in the feed: by stream, the versions of its append and the position of the first.
+struct Places(Vec<(Uuid, Range<i64>, i64)>);
+
+impl FeedRow {
+    /// The position before its first event.
+    fn after(&self) -> i64 {
+        self.position - i64::from(self.event_count)
+    }
+
+    fn places(&self) -> Places {
+        let mut position = self.after() + 1;
+        let counts = self.counts.iter().map(|count| i64::from(*count));
+        let appends = self.stream_ids.iter().zip(&self.first_versions).zip(counts);
+        let places = appends.map(|((stream_id, first), count)| {
+            let place = (*stream_id, *first..first + count, position);
+            position += count;
+            place
+        });
+        let mut places: Vec<_> = places.collect();
+        places.sort_unstable_by_key(|(stream_id, ..)| *stream_id);
+        Places(places)
+    }
+}
+
+impl Places {
+    /// The position of an event; `None` where the batch did not announce it.
+    fn of(&self, stream_id: Uuid, version: i64) -> Option<i64> {
+        let index = self.0.binary_search_by_key(&stream_id, |(stream_id, ..)| *stream_id).ok()?;
+        let (_, versions, position) = self.0.get(index)?;
+        versions.contains(&version).then(|| position + version - versions.start)
     }
 }
 
@@ -96,81 +132,113 @@ impl Pages {
         Ok((head, Backlog { events: row.events, oldest_seconds: row.oldest_seconds.max(0.0) }))
     }
 
-    /// Reads the next events after `position` that `filter` accepts, some of the page size; the reading ends when it is dropped.
-    ///
-    /// It runs beside the caller, so that the next page is on its way while one is sent, and outside of the caller's span, which
-    /// would be entered anew for every row.
-    pub(super) fn read_after(&self, position: i64, filter: &Filter) -> Reading {
-        let (pages, filter) = (self.clone(), filter.clone());
-        Reading(AbortOnDropHandle::new(tokio::spawn(async move { pages.after(position, &filter).await })))
-    }
-
     /// The next events after `position` that `filter` accepts, some of the page size.
     ///
     /// # Errors
     /// Where the database does not answer.
     pub(super) async fn after(&self, position: i64, filter: &Filter) -> Result<Page, sqlx::Error> {
-        // The rows of the feed that end within a page, at least one, and their events by primary key, in feed order as a nested loop
-        // finds them: sorting in the database, or summing there what stands before each append, takes as long as the rest. An
-        // append whose events are lost still counts. Bytes of events that are not asked for stay in the database.
-        let rows = sqlx::query!(
+        let rows = self.rows(position, PAGE).await?;
+        self.events(&rows, position, filter).await
+    }
+
+    /// Page after page of the events after `position` that `filter` accepts, until there is nothing more or the receiver is dropped.
+    ///
+    /// It reads beside the caller, so that the next page is on its way while one is sent, and outside of the caller's span, which
+    /// would be entered anew for every row.
+    pub(super) fn read_on(
+        &self,
+        position: i64,
+        filter: &Filter,
+    ) -> mpsc::Receiver<Result<Page, sqlx::Error>> {
+        let (pages, filter) = (self.clone(), filter.clone());
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            if let Err(error) = pages.send_all(position, &filter, &sender).await {
+                sender.send(Err(error)).await.ok();
+            }
+        });
+        receiver
+    }
+
+    async fn send_all(
+        &self,
+        mut position: i64,
+        filter: &Filter,
+        sender: &mpsc::Sender<Result<Page, sqlx::Error>>,
+    ) -> Result<(), sqlx::Error> {
+        loop {
+            let rows = self.rows(position, ROWS_AHEAD).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let mut rows = rows.as_slice();
+            while let Some(first) = rows.first() {
+                let end = first.after() + i64::try_from(PAGE).unwrap_or(i64::MAX);
+                let (now, later) = rows.split_at(rows.partition_point(|row| row.position <= end).max(1));
+                rows = later;
+                let page = self.events(now, position, filter).await?;
+                position = page.through;
+                if sender.send(Ok(page)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The feed's rows after `position` that end within so many events, at least one where there is one.
+    async fn rows(&self, position: i64, events: usize) -> Result<Vec<FeedRow>, sqlx::Error> {
+        sqlx::query_as!(
+            FeedRow,
             r#"
-            SELECT feed_row.position AS last_position, feed_row.event_count, append.place AS "place!", append.count AS "count!",
-                   event.version - append.first_version AS "offset?", event.version AS "version?", event.stream_id AS "stream_id?",
-                   event.slice AS "slice?", event.category AS "category?", event.type AS "type_name?", event.schema AS "schema?",
-                   CASE WHEN wanted THEN event.metadata END AS "metadata?", CASE WHEN wanted THEN event.body END AS "body?"
-            FROM (
-                SELECT position, event_count, stream_ids, first_versions, counts FROM feed
-                WHERE position > $1 AND position <= greatest($1 + $2, (SELECT min(position) FROM feed WHERE position > $1))
-                ORDER BY position
-                OFFSET 0
-            ) AS feed_row
-            CROSS JOIN LATERAL unnest(feed_row.stream_ids, feed_row.first_versions, feed_row.counts) WITH ORDINALITY
-                AS append (stream_id, first_version, count, place)
-            LEFT JOIN LATERAL (
-                SELECT stream_id, version, slice, category, type, schema, metadata, body,
-                       slice BETWEEN $3 AND $4 AND (cardinality($5::smallint[]) = 0 OR category = ANY ($5)) AS wanted
-                FROM event
-                WHERE event.stream_id = append.stream_id
-                  AND event.version >= append.first_version AND event.version < append.first_version + append.count
-                OFFSET 0
-            ) AS event ON true
+            SELECT position, batch_id, event_count, stream_ids, first_versions, counts FROM feed
+            WHERE position > $1 AND position <= greatest($1 + $2, (SELECT min(position) FROM feed WHERE position > $1))
+            ORDER BY position
             "#,
             position,
-            i64::try_from(super::PAGE).unwrap_or(i64::MAX),
+            i64::try_from(events).unwrap_or(i64::MAX),
+        )
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// The events of these rows beyond `position` that `filter` accepts.
+    async fn events(&self, rows: &[FeedRow], position: i64, filter: &Filter) -> Result<Page, sqlx::Error> {
+        let mut page = Page { events: Events::default(), through: position };
+        let Some(last) = rows.last() else { return Ok(page) };
+        page.through = last.position;
+        let places: HashMap<_, _> = rows.iter().map(|row| (row.batch_id, row.places())).collect();
+        let batch_ids: Vec<_> = rows.iter().map(|row| row.batch_id).collect();
+        // Bytes of events that are not asked for stay in the database.
+        let events = sqlx::query!(
+            r#"
+            SELECT batch_id, stream_id, version, slice, category, type AS type_name, schema, metadata, body FROM event
+            WHERE batch_id = ANY ($1)
+              AND slice BETWEEN $2 AND $3 AND (cardinality($4::smallint[]) = 0 OR category = ANY ($4))
+            "#,
+            &batch_ids,
             filter.slices.start(),
             filter.slices.end(),
             &filter.categories,
-        );
-        let mut rows = rows.fetch_all(&self.pool).await?;
-        // They are: no database promises it, and positions depend on it.
-        rows.sort_by_key(|row| (row.last_position, row.place, row.version));
-        let mut page = Page { events: Events::default(), through: position };
-        let mut place = 0;
-        let (mut before_append, mut before_next) = (0, 0);
-        for row in rows {
-            if row.last_position > page.through {
-                page.through = row.last_position;
-                (place, before_next) = (0, row.last_position - i64::from(row.event_count));
-            }
-            if row.place > place {
-                place = row.place;
-                (before_append, before_next) = (before_next, before_next + i64::from(row.count));
-            }
-            let (Some(offset), Some(version), Some(stream_id)) = (row.offset, row.version, row.stream_id)
-            else {
-                continue;
-            };
-            let (Some(slice), Some(category)) = (row.slice, row.category) else { continue };
-            let (Some(type_name), Some(schema)) = (row.type_name, row.schema) else { continue };
-            let (Some(metadata), Some(body)) = (row.metadata, row.body) else { continue };
-            let event_position = before_append + offset + 1;
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let numbered = events.into_iter().filter_map(|event| {
+            let place = places.get(&event.batch_id)?.of(event.stream_id, event.version)?;
             // The first row may begin at or before the position.
-            if event_position > position {
-                let stored = StoredEvent { type_name, schema, metadata, body };
-                let event = codec::publish(stored, category.into(), stream_id, version);
-                page.events.push(event_position, slice, category, &event);
-            }
+            (place > position).then_some((place, event))
+        });
+        let mut numbered: Vec<_> = numbered.collect();
+        numbered.sort_unstable_by_key(|(place, _)| *place);
+        for (place, event) in numbered {
+            let (stream_id, version) = (event.stream_id, event.version);
+            let stored = StoredEvent {
+                type_name: event.type_name,
+                schema: event.schema,
+                metadata: event.metadata,
+                body: event.body,
+            };
+            let published = codec::publish(stored, event.category.into(), stream_id, version);
+            page.events.push(place, event.slice, event.category, &published);
         }
         Ok(page)
     }

@@ -30,23 +30,20 @@ pub(super) fn follow(
         let mut position = position;
         let mut joined = None;
         loop {
-            let mut reading = pages.read_after(position, &filter);
             loop {
-                let page = reading.page().await.map_err(store_down)?;
-                if page.through > position {
-                    // The next one is read while this one is sent.
-                    reading = pages.read_after(page.through, &filter);
+                let mut reading = pages.read_on(position, &filter);
+                while let Some(page) = reading.recv().await {
+                    let page = page.map_err(store_down)?;
                     for batch in page.events.batches(position, &filter, page.through, tail.head()) {
                         yield batch;
                     }
                     position = page.through;
-                } else if joined.is_some() {
-                    break;
-                } else {
-                    // One more look at the store: what that one misses, the tail keeps for who has joined before it.
-                    joined = Some(tail.join());
-                    reading = pages.read_after(position, &filter);
                 }
+                if joined.is_some() {
+                    break;
+                }
+                // One more look at the store: what that one misses, the tail keeps for who has joined before it.
+                joined = Some(tail.join());
             }
             let news = joined.get_or_insert_with(|| tail.join());
             let mut restores = news.borrow().restores;
