@@ -151,24 +151,6 @@ async fn a_stale_copy_answers_from_the_store() {
 }
 
 #[tokio::test]
-async fn clients_race_on_one_order_and_the_legal_number_succeeds() {
-    let mut world = World::start().await;
-    let id = world.draft().await;
-    let (channel, _lifecycle) = crate::support::serve(&world.database.url).await;
-    let other = order_command_service_client::OrderCommandServiceClient::new(channel);
-    let clients = (0..32).map(|i| {
-        let mut client = if i % 2 == 0 { world.orders.clone() } else { other.clone() };
-        let request = SubmitOrderRequest { order_id: id.clone(), ..Default::default() };
-        async move { client.submit_order(request).await }
-    });
-    let outcomes = futures_util::future::join_all(clients).await;
-    let refused: Vec<_> = outcomes.into_iter().filter(Result::is_err).map(|o| refusal(o).1).collect();
-    assert_eq!(refused.len(), 31);
-    assert!(refused.iter().all(|reason| *reason == Reason::IllegalOrderState), "{refused:?}");
-    assert_eq!(world.history(&id).await.len(), 3);
-}
-
-#[tokio::test]
 async fn expected_version_guards_every_command_on_an_order() {
     let mut world = World::start().await;
     let order_id = world.draft().await;

@@ -13,5 +13,6 @@ mod event_store;
 mod execute_commands;
 mod feed;
 mod idempotency;
+mod one_order;
 mod outbox;
 mod schema;
