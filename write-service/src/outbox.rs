@@ -2,7 +2,8 @@
 //!
 //! A number drawn while an append runs becomes visible out of order, so positions are given after the commit, behind one
 //! lock: the row of `feed_head` is locked FIRST, then rows are taken from the outbox in id order, numbered, and the head is
-//! moved, in one transaction. Two relays are therefore safe; one is elected, by an advisory lock, for economy.
+//! moved, in one transaction. Two relays are therefore safe; one is elected, by an advisory lock, for economy, and the others
+//! look after it.
 //!
 //! Guaranteed: every committed event gets one position, 1..N without hole; a stream's events keep their order; what was
 //! acknowledged before another command was sent comes first.
@@ -25,6 +26,8 @@ const PACE: Duration = Duration::from_millis(5);
 const POLL: Duration = Duration::from_millis(250);
 /// How often a relay that is not elected tries again.
 const CANDIDACY: Duration = Duration::from_secs(1);
+/// Age of the oldest outbox row from which on a relay that is not elected moves rows too.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// Key of the advisory lock by which one relay is elected; any constant will do.
 const ELECTION: i64 = 0x6f72_6465_7273_0001;
 /// Wakes the elected relay when another copy of the service has appended.
@@ -95,7 +98,9 @@ impl Relay {
         };
         // Here and nowhere else: one wake-up per move, not one per append.
         sqlx::query!("SELECT pg_notify($1, '')", FEED_GREW).execute(&mut *transaction).await?;
+        shared::crash::point("relay.moved");
         transaction.commit().await?;
+        shared::crash::point("relay.committed");
         counter!("relay_events_total").increment(moved.events.unsigned_abs());
         histogram!("relay_batch_events").record(f64::from(i32::try_from(moved.events).unwrap_or(i32::MAX)));
         Ok(Step::Moved { events: moved.events, head: moved.head })
@@ -136,15 +141,35 @@ impl Relay {
         outcome
     }
 
-    /// Waits to be elected. Meanwhile passes this copy's wake-ups on to whoever is.
+    /// Waits to be elected. Meanwhile passes this copy's wake-ups on to whoever is, and does the elected relay's work where that
+    /// one stands still: a paused process keeps its session, and with it the election, for as long as it is paused. The lock
+    /// of the head makes it safe to move rows without being elected; a holder that was paused within a move loses it when
+    /// PostgreSQL ends its idle transaction.
     async fn stand(&self, session: &mut PgConnection) -> Result<(), sqlx::Error> {
         loop {
-            let elected = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "elected!""#, ELECTION)
-                .fetch_one(&mut *session)
-                .await?;
-            if elected {
+            let standing = sqlx::query!(
+                r#"
+                SELECT pg_try_advisory_lock($1) AS "elected!",
+                       coalesce((SELECT appended_at FROM outbox ORDER BY id LIMIT 1) < now() - make_interval(secs => $2), false)
+                           AS "overdue!"
+                "#,
+                ELECTION,
+                OVERDUE.as_secs_f64(),
+            )
+            .fetch_one(&mut *session)
+            .await?;
+            if standing.elected {
                 tracing::info!("relay elected");
                 return Ok(());
+            }
+            if standing.overdue {
+                while let Step::Moved { events, head } = self.step().await? {
+                    tracing::warn!(
+                        events,
+                        feed.position = head,
+                        "the elected relay stands still, moved its rows"
+                    );
+                }
             }
             let next_try = tokio::time::Instant::now() + CANDIDACY;
             while tokio::time::timeout_at(next_try, self.appended.notified()).await.is_ok() {

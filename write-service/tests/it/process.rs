@@ -1,4 +1,4 @@
-//! The real program as a process of its own, so that it can be killed.
+//! The real program as a process of its own, so that it can be killed, paused and woken.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -6,7 +6,11 @@ use std::path::Path;
 use local::process::{Identity, Process, kill_group};
 use local::run::Run;
 use local::services::Service;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proto::v1::catalog_command_service_client::CatalogCommandServiceClient;
 use proto::v1::order_command_service_client::OrderCommandServiceClient;
+use proto::v1::order_feed_service_client::OrderFeedServiceClient;
 use tonic::transport::Channel;
 
 use crate::support::{PATIENCE, connect};
@@ -54,9 +58,36 @@ impl WriteService {
         OrderCommandServiceClient::new(self.channel.clone())
     }
 
+    pub fn catalog(&self) -> CatalogCommandServiceClient<Channel> {
+        CatalogCommandServiceClient::new(self.channel.clone())
+    }
+
+    pub fn feed(&self) -> OrderFeedServiceClient<Channel> {
+        OrderFeedServiceClient::new(self.channel.clone())
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.died().await;
+    }
+
     /// Waits until it has died.
     pub async fn died(&mut self) {
         tokio::time::timeout(PATIENCE, self.process.crashed()).await.expect("it dies");
+    }
+
+    /// Stands still until [`Self::wake`], connections open.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn wake(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.identity.id).unwrap()), signal).unwrap();
     }
 }
 
