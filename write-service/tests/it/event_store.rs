@@ -1,6 +1,4 @@
-//! The append statement, alone: who wins a race, and that an append is whole or absent.
-
-use std::collections::BTreeSet;
+//! The append statement, alone: each append of a batch has an outcome of its own.
 
 use proto::v1::StreamCategory;
 use uuid::Uuid;
@@ -84,70 +82,4 @@ async fn a_batch_without_a_stored_append_announces_nothing() {
     assert_eq!(writer.append(&[append(Uuid::now_v7(), 7, 1)]).await.unwrap(), [Outcome::Conflict]);
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&pool).await.unwrap();
     assert_eq!(rows, 0);
-}
-
-#[tokio::test]
-async fn racing_batchers_leave_no_twin_no_hole_and_no_half_append() {
-    const STREAMS: usize = 12;
-    const ROUNDS: usize = 150;
-    let (_database, pool) = database().await;
-    let streams: Vec<_> = (0..STREAMS).map(|_| Uuid::now_v7()).collect();
-    let batchers = (0..3_u64).map(|batcher| {
-        let store = EventStore::new(pool.clone());
-        let streams = streams.clone();
-        tokio::spawn(async move {
-            // A small generator of its own: a race must not depend on luck shared between the racers.
-            let mut seed = batcher.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            let mut next = move |below: u64| {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
-                seed % below
-            };
-            let mut writer = store.writer();
-            let mut known = vec![0_i64; streams.len()];
-            let mut stored = Vec::new();
-            for _ in 0..ROUNDS {
-                let mut batch = Vec::new();
-                for (i, stream) in streams.iter().enumerate() {
-                    if next(2) == 0 {
-                        let count = i64::try_from(1 + next(4)).unwrap();
-                        let wrong = i64::from(next(10) < 3);
-                        batch.push((i, append(*stream, known[i] + wrong, count)));
-                    }
-                }
-                batch.sort_unstable_by_key(|(_, append)| append.stream_id);
-                let appends: Vec<_> = batch.iter().map(|(_, append)| append.clone()).collect();
-                let outcomes = writer.append(&appends).await.unwrap();
-                for ((i, append), outcome) in batch.into_iter().zip(outcomes) {
-                    match outcome {
-                        Outcome::Stored { .. } => {
-                            let last = append.expected_version + i64::try_from(append.events.len()).unwrap();
-                            stored.push((append.stream_id, append.expected_version, last));
-                            known[i] = last;
-                        }
-                        Outcome::Conflict => {
-                            known[i] = versions(&store, append.stream_id).await.last().copied().unwrap_or(0);
-                        }
-                    }
-                }
-            }
-            stored
-        })
-    });
-    let mut stored = Vec::new();
-    for batcher in batchers.collect::<Vec<_>>() {
-        stored.extend(batcher.await.unwrap());
-    }
-    let store = EventStore::new(pool);
-    for stream in streams {
-        let versions = versions(&store, stream).await;
-        let dense: Vec<_> = (1..=i64::try_from(versions.len()).unwrap()).collect();
-        assert_eq!(versions, dense);
-        // What was acknowledged covers the stream exactly: whole appends, one after the other.
-        let acknowledged: BTreeSet<_> =
-            stored.iter().filter(|(id, ..)| *id == stream).map(|(_, after, last)| (*after, *last)).collect();
-        let end = acknowledged.iter().try_fold(0, |end, (after, last)| (end == *after).then_some(*last));
-        assert_eq!(end, Some(versions.last().copied().unwrap_or(0)));
-    }
 }

@@ -6,6 +6,7 @@ mod process;
 mod support;
 
 mod append;
+mod append_race;
 mod catalog;
 mod commands;
 mod errors;
