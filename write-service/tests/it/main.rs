@@ -9,6 +9,7 @@ mod append;
 mod append_race;
 mod catalog;
 mod commands;
+mod database_gone;
 mod errors;
 mod event_store;
 mod execute_commands;
