@@ -2,7 +2,7 @@
 //!
 //! What is stored is the wire form of `orders.v1.RecordedEvent`, cut in two: `metadata` (the envelope without position) and
 //! `body` (the oneof field). The pair (type, schema) says what the body is. Of the pairs that are written today ([`is_current`])
-//! the two parts joined are the message that the feed publishes; a body of an older pair goes through [`upcast`] before
+//! the two parts joined are the message that the feed publishes; a body of an older pair goes through `codec/upcast.rs` before
 //! anyone sees it.
 
 mod upcast;
