@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use write_service::event_store::{Append, EventStore, Outcome, StoreError};
+use write_service::event_store::{Append, EventStore, Outcome, StoreError, Writer};
 use write_service::outbox::Relay;
 
 use crate::event_store::append;
@@ -54,8 +54,13 @@ struct Attempt {
     outcome: Option<Outcome>,
 }
 
+fn is_stored(outcome: Option<Outcome>) -> bool {
+    matches!(outcome, Some(Outcome::Stored { .. }))
+}
+
 struct Batcher {
     store: EventStore,
+    writer: Writer,
     luck: Luck,
     /// Sorted, and the version that each is believed to have.
     streams: Vec<(Uuid, i64)>,
@@ -68,7 +73,7 @@ impl Batcher {
         while Instant::now() < end {
             let batch = self.batch();
             let appends: Vec<_> = batch.iter().map(|(_, append)| append.clone()).collect();
-            let outcomes = match self.store.append(&appends).await {
+            let outcomes = match self.writer.append(&appends).await {
                 Ok(outcomes) => outcomes.into_iter().map(Some).collect(),
                 Err(StoreError::Down(error)) => {
                     assert!(killed(&error), "{error}");
@@ -79,7 +84,7 @@ impl Batcher {
             for ((place, append), outcome) in batch.into_iter().zip(outcomes) {
                 let Append { stream_id, expected_version, fingerprint, events, .. } = append;
                 let count = i64::try_from(events.len()).unwrap();
-                if outcome == Some(Outcome::Stored) {
+                if is_stored(outcome) {
                     self.streams[place].1 = expected_version + count;
                 }
                 let attempt = Attempt { stream_id, expected_version, count, outcome };
@@ -154,11 +159,15 @@ async fn batchers_race_for_a_minute_and_leave_no_twin_no_hole_and_no_half_append
     let end = Instant::now() + MINUTE;
     let mut streams: Vec<_> = (0..STREAMS).map(|_| (Uuid::now_v7(), 0)).collect();
     streams.sort_unstable();
-    let batcher = |number: u64, pool: PgPool| Batcher {
-        store: EventStore::new(pool),
-        luck: Luck::new(number),
-        streams: streams.clone(),
-        attempts: HashMap::new(),
+    let batcher = |number: u64, pool: PgPool| {
+        let store = EventStore::new(pool);
+        Batcher {
+            writer: store.writer(),
+            store,
+            luck: Luck::new(number),
+            streams: streams.clone(),
+            attempts: HashMap::new(),
+        }
     };
     let stop = CancellationToken::new();
     let relaying = tokio::spawn(Relay::new(pool.clone(), Arc::new(Notify::new())).run(stop.clone()));
@@ -186,13 +195,13 @@ async fn batchers_race_for_a_minute_and_leave_no_twin_no_hole_and_no_half_append
         let Attempt { stream_id, expected_version, count, outcome } = attempt;
         let whole = (*stream_id, expected_version + 1, expected_version + count, *count);
         match outcome {
-            Some(Outcome::Stored) => assert_eq!(stored.get(mark), Some(&whole)),
+            Some(Outcome::Stored { .. }) => assert_eq!(stored.get(mark), Some(&whole)),
             Some(Outcome::Conflict) => assert_eq!(stored.get(mark), None),
             None => assert!(stored.get(mark).is_none_or(|found| *found == whole)),
         }
     }
     assert!(stored.keys().all(|mark| attempts.contains_key(mark)));
-    let won = attempts.values().filter(|attempt| attempt.outcome == Some(Outcome::Stored)).count();
+    let won = attempts.values().filter(|attempt| is_stored(attempt.outcome)).count();
     assert!(won > 0 && won + unknown < attempts.len(), "some were stored and some were refused");
 
     // The streams are dense and all of them are in the feed.
