@@ -11,6 +11,7 @@ mod catalog;
 mod commands;
 mod database_gone;
 mod errors;
+mod overload;
 mod event_store;
 mod execute_commands;
 mod fan_out;

@@ -60,8 +60,16 @@ pub fn config(database_url: &str) -> Config {
 impl World {
     /// A service over an empty store that knows customer 17850 and products 71053 and 85123A.
     pub async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    /// The same, configured otherwise.
+    pub async fn start_with(configure: impl FnOnce(&mut Config)) -> Self {
         let (database, pool) = database().await;
-        let (channel, lifecycle) = serve(&database.url).await;
+        let mut config = config(&database.url);
+        configure(&mut config);
+        let (address, lifecycle) = serve_with(config).await;
+        let channel = connect(address).await;
         let mut world = Self {
             database,
             pool,
@@ -137,8 +145,13 @@ pub async fn serve(database_url: &str) -> (Channel, Lifecycle) {
 
 /// A service over this database, on a free port.
 pub async fn serve_at(database_url: &str) -> (SocketAddr, Lifecycle) {
+    serve_with(config(database_url)).await
+}
+
+/// A service with this configuration.
+pub async fn serve_with(config: Config) -> (SocketAddr, Lifecycle) {
     let lifecycle = Lifecycle::new(PATIENCE);
-    let service = write_service::build(config(database_url)).await.unwrap();
+    let service = write_service::build(config).await.unwrap();
     let address = service.grpc_address().unwrap();
     lifecycle.spawn("service", service.run(lifecycle.clone()));
     (address, lifecycle)
