@@ -13,8 +13,8 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moka::future::Cache;
 use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use proto::v1::StreamCategory;
 use shared::clock::Clock;
 use thiserror::Error;
@@ -149,7 +149,7 @@ impl CommandHandler {
     /// See [`CommandError`].
     pub async fn handle(&self, mut request: Request) -> Result<Receipt, CommandError> {
         self.names.fill_in(&mut request.command).await?;
-        let slot = self.hot.get_with(request.order_id, async { Slot::default() }).await;
+        let slot = self.hot.get_with(request.order_id, Slot::default);
         let mut queue = slot.clone().lock_owned().await;
         // One time for the command: what it decides by and what is recorded with its events. Whole microseconds.
         let now = self.clock.now_nanos() / 1_000 * 1_000;
@@ -161,7 +161,7 @@ impl CommandHandler {
         drop(queue);
         if grown {
             // The cache weighs on insertion only.
-            self.hot.insert(request.order_id, slot).await;
+            self.hot.insert(request.order_id, slot);
         }
         outcome
     }
@@ -180,7 +180,7 @@ impl CommandHandler {
                 Some(stream) => (stream, false),
                 // Most likely there is no such order yet: the append will tell.
                 None if attempt == 0 && is_create => (Stream::default(), false),
-                None => (self.load(request.order_id).await?, true),
+                None => (Box::pin(self.load(request.order_id)).await?, true),
             };
             let decided = loop {
                 let decided = decide(&stream, request);
@@ -189,7 +189,7 @@ impl CommandHandler {
                 if sure || matches!(decided, Ok(Decision::Append(_))) {
                     break decided;
                 }
-                stream = self.bring_up_to_date(request.order_id, stream).await?;
+                stream = Box::pin(self.bring_up_to_date(request.order_id, stream)).await?;
                 sure = true;
             };
             current = stream.version();

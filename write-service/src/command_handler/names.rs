@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use moka::future::Cache;
+use moka::sync::Cache;
 use uuid::Uuid;
 
 use super::CommandError;
@@ -59,8 +59,8 @@ impl Names {
     }
 
     /// Remembers a name that was just stored or read.
-    pub async fn remember(&self, stream_id: Uuid, name: &str) {
-        self.cache.insert(stream_id, Arc::from(name)).await;
+    pub fn remember(&self, stream_id: Uuid, name: &str) {
+        self.cache.insert(stream_id, Arc::from(name));
     }
 
     async fn look_up(
@@ -70,16 +70,26 @@ impl Names {
         let mut names = HashMap::new();
         let mut missing = Vec::new();
         for stream_id in stream_ids {
-            match self.cache.get(&stream_id).await {
+            match self.cache.get(&stream_id) {
                 Some(name) => {
                     names.insert(stream_id, name);
                 }
                 None => missing.push(stream_id),
             }
         }
-        if missing.is_empty() {
-            return Ok(names);
+        if !missing.is_empty() {
+            // Seldom, and large: it lives on the heap only when it is needed.
+            Box::pin(self.read(missing, &mut names)).await?;
         }
+        Ok(names)
+    }
+
+    /// Adds the names of these entries as they are stored.
+    async fn read(
+        &self,
+        mut missing: Vec<Uuid>,
+        names: &mut HashMap<Uuid, Arc<str>>,
+    ) -> Result<(), CommandError> {
         missing.sort_unstable();
         missing.dedup();
         for (stream_id, recorded) in self.store.read_last(&missing).await? {
@@ -94,10 +104,10 @@ impl Names {
             let Some(name) = catalog::evolve(Entry::None, &event) else {
                 continue;
             };
-            self.remember(stream_id, &name).await;
+            self.remember(stream_id, &name);
             names.insert(stream_id, Arc::from(name));
         }
-        Ok(names)
+        Ok(())
     }
 }
 

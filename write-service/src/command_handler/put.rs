@@ -59,7 +59,7 @@ impl CommandHandler {
             };
             let append = self.encode_entry(&put, stream_id, version, event);
             if let Outcome::Stored { .. } = self.appender.append(append).await? {
-                self.names.remember(stream_id, &put.name).await;
+                self.names.remember(stream_id, &put.name);
                 let version = version + 1;
                 return Ok(if entry.is_none() {
                     Change::Registered { version }
