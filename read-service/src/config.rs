@@ -32,6 +32,9 @@ pub struct Config {
     /// What all names of indices begin with: lower-case letters, digits, '-' and '_'; may be empty.
     #[arg(long, env = "INDEX_PREFIX", default_value = "", value_parser = index_prefix)]
     pub index_prefix: String,
+    /// Name of this host or container, which tells people where a slice of the streams is projected.
+    #[arg(long, env = "HOSTNAME", default_value = "read-service")]
+    pub host_name: String,
     /// Authenticates page tokens: at least 32 characters, the same for all copies of the service. Unset: a random one
     /// for this process, so that page tokens end with it. Secret.
     #[arg(long, env = "PAGE_TOKEN_KEY", hide_env_values = true)]

@@ -182,7 +182,7 @@ async fn serve(index: Index, alias: String, progress: Progress, mut queue: mpsc:
         {
             waiting.push(waiter);
         }
-        let applied = progress.borrow().applied_position;
+        let stored = progress.borrow().stored;
         let keys: BTreeSet<&str> = waiting.iter().map(|waiter| waiter.key.as_str()).collect();
         let keys = Vec::from_iter(keys);
         let versions = index.versions(&alias, &keys).await.map(|versions| {
@@ -196,7 +196,7 @@ async fn serve(index: Index, alias: String, progress: Progress, mut queue: mpsc:
         }
         tokio::select! {
             received = queue.recv_many(&mut waiting, QUEUE) => if received == 0 { return },
-            Ok(_) = progress.wait_for(|now| now.applied_position > applied) => {}
+            Ok(_) = progress.wait_for(|now| now.stored > stored) => {}
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
         }
     }

@@ -24,7 +24,7 @@ mod control;
 mod schema;
 
 pub use bulk::{Bulk, ItemOutcome};
-pub use control::{Record, Stamp};
+pub use control::{Put, Record, Stamp};
 pub use document::Found;
 pub use error::IndexError;
 pub use schema::{EnsureError, LiveIndex};

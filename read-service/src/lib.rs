@@ -8,6 +8,7 @@
 //! | [`projection`] | the fold: a document and the next event |
 //! | [`text`] | words of texts, folded alike for what is found and what is asked |
 //! | [`index`] | the only room that speaks Elasticsearch |
+//! | [`lease`] | which copy projects which slices, and how far they are |
 //! | [`parking`] | streams that cannot be applied, set aside |
 //! | [`projector`] | the only loop: batch, fetch, fold, write, checkpoint |
 //! | [`query`] | a request becomes JSON, an answer becomes rows |
@@ -19,6 +20,7 @@ pub mod subscription;
 pub mod projection;
 pub mod text;
 pub mod index;
+pub mod lease;
 pub mod parking;
 pub mod projector;
 pub mod query;
@@ -128,10 +130,11 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         );
         PageTokenKey::random()
     });
+    let copy = copy_name(&config.host_name);
     let projectors = Projectors {
-        orders: projector(&index, &feed, &config.index_prefix, Limits::default(), &clock),
-        customers: projector(&index, &feed, &config.index_prefix, catalog_limits(), &clock),
-        products: projector(&index, &feed, &config.index_prefix, catalog_limits(), &clock),
+        orders: projector(&index, &feed, &config.index_prefix, &copy, Limits::default(), &clock),
+        customers: projector(&index, &feed, &config.index_prefix, &copy, catalog_limits(), &clock),
+        products: projector(&index, &feed, &config.index_prefix, &copy, catalog_limits(), &clock),
     };
     let queries = Queries {
         orders: projectors.orders.progress(),
@@ -150,10 +153,16 @@ fn projector<P: Projection>(
     index: &Index,
     feed: &Feed,
     prefix: &str,
+    copy: &str,
     limits: Limits,
     clock: &Clock,
 ) -> Projector<P> {
-    Projector::new(index.clone(), feed.clone(), prefix, limits, clock.clone())
+    Projector::new(index.clone(), feed.clone(), prefix, copy.to_owned(), limits, clock.clone())
+}
+
+/// A name that no other process has, not even the former one on this host: its leases are not this one's.
+fn copy_name(host_name: &str) -> String {
+    format!("{host_name}-{:08x}", rand::random::<u32>())
 }
 
 fn catalog_limits() -> Limits {

@@ -72,8 +72,17 @@ impl Parking {
     ) -> Result<Self, IndexError> {
         let (projection, category) = (P::NAME, P::CATEGORY);
         let mut parking = Self { index, control, projection, category, target, clock, keys: HashSet::new() };
-        parking.keys = parking.list().await?.into_iter().map(|parked| parked.stream_key).collect();
+        parking.reload().await?;
         Ok(parking)
+    }
+
+    /// Reads again which streams are parked.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn reload(&mut self) -> Result<(), IndexError> {
+        self.keys = self.list().await?.into_iter().map(|parked| parked.stream_key).collect();
+        Ok(())
     }
 
     /// Number of streams that this copy knows to be parked.

@@ -8,12 +8,12 @@
 //!
 //! [`Projector::step`] does one thing and returns, [`Projector::run`] repeats it until the service drains.
 //!
-//! - `running`: where it stands: the subscription, the checkpoint, the rhythm of refreshes.
+//! - `running`: where it stands: leases, checkpoints, the rhythm of refreshes.
+//! - `readers`: what is read of the feed.
 //! - `apply`: a batch into the index.
 //! - `batch`: events gathered, then folded by stream.
 //! - `documents`: what events are folded onto.
 //! - `write`: changed documents in bulks.
-//! - `checkpoint`: how far the index is fed.
 //! - `progress`, `snapshot`: the same for everyone who asks.
 //! - `trouble`: wait or halt.
 
@@ -27,16 +27,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::index::Index;
+use crate::lease::Times;
 use crate::parking::ParkedStream;
 use crate::projection::Projection;
 use crate::subscription::Feed;
 
 mod running;
+mod readers;
 mod apply;
 mod batch;
 mod documents;
 mod write;
-mod checkpoint;
 mod progress;
 mod snapshot;
 mod trouble;
@@ -67,6 +68,8 @@ pub struct Limits {
     pub bulks_in_flight: usize,
     /// Bytes of documents kept in memory, so that they need not be read before they are changed (hint 2).
     pub cache_bytes: u64,
+    /// The rhythm of leases.
+    pub leases: Times,
 }
 
 impl Default for Limits {
@@ -77,6 +80,7 @@ impl Default for Limits {
             bulk_bytes: 1024 * 1024,
             bulks_in_flight: 2,
             cache_bytes: 24 * 1024 * 1024,
+            leases: Times::default(),
         }
     }
 }
@@ -101,6 +105,8 @@ struct Tools {
     feed: Feed,
     /// What all names of indices begin with.
     prefix: String,
+    /// Name of this copy of the service.
+    copy: String,
     limits: Limits,
     clock: Clock,
     progress: Progress,
@@ -115,12 +121,13 @@ pub struct Projector<P: Projection> {
 }
 
 impl<P: Projection> Projector<P> {
-    /// A projector that has not begun; all names of indices begin with `prefix`.
+    /// A projector that has not begun; all names of indices begin with `prefix`. No two that feed one index may have the same name
+    /// `copy`.
     #[must_use]
-    pub fn new(index: Index, feed: Feed, prefix: &str, limits: Limits, clock: Clock) -> Self {
+    pub fn new(index: Index, feed: Feed, prefix: &str, copy: String, limits: Limits, clock: Clock) -> Self {
         let progress = Progress::new(P::NAME, index.clone(), format!("{prefix}{}", P::NAME), clock.clone());
         Self {
-            tools: Tools { index, feed, prefix: prefix.to_owned(), limits, clock, progress },
+            tools: Tools { index, feed, prefix: prefix.to_owned(), copy, limits, clock, progress },
             backoff: Backoff::new(RETRY_BASE, RETRY_MAX),
             running: None,
             batch: None,
@@ -133,8 +140,8 @@ impl<P: Projection> Projector<P> {
         self.tools.progress.clone()
     }
 
-    /// Steps until the service drains; then the checkpoint is brought up to date. A halt ends the steps, not the
-    /// service.
+    /// Steps until the service drains; then the checkpoints are brought up to date and the slices left to other copies. A halt
+    /// ends the steps, not the service.
     ///
     /// # Errors
     /// None: what goes wrong is shown by [`Self::progress`], and retried or left to a person.
@@ -151,7 +158,7 @@ impl<P: Projection> Projector<P> {
             }
         }
         let Some(running) = &mut self.running else { return Ok(()) };
-        match timeout(LAST_CHECKPOINT_LIMIT, running.save()).await {
+        match timeout(LAST_CHECKPOINT_LIMIT, running.release()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(projection = P::NAME, %error, "last checkpoint not stored"),
             Err(_) => tracing::warn!(projection = P::NAME, "last checkpoint not stored in time"),
@@ -195,6 +202,9 @@ impl<P: Projection> Projector<P> {
         };
         if self.batch.is_none() {
             self.batch = running.gather().await?;
+        }
+        if !running.may_apply() {
+            self.batch = None;
         }
         let Some(batch) = &mut self.batch else {
             running.tend().await?;

@@ -1,11 +1,13 @@
 //! Records that several copies of the service change: by compare-and-set only, never by "last one wins".
 //!
 //! A record is made by `create`, which one of several callers wins, and replaced by `replace` with the [`Stamp`] last
-//! read, which fails where anyone changed it since.
+//! read, which fails where anyone changed it since. `records` and `put_all` do the same for several records at once.
 
+use bytes::Bytes;
 use elasticsearch::http::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Index, IndexError, READ_LIMIT, WRITE_LIMIT, segment};
 
@@ -25,6 +27,17 @@ pub struct Record<R> {
     pub value: R,
 }
 
+/// A record to be made, or replaced where it is still as it was seen.
+#[derive(Clone, Debug)]
+pub struct Put<R> {
+    /// Its id.
+    pub id: String,
+    /// What was seen; `None` where there was nothing.
+    pub seen: Option<Stamp>,
+    /// What it shall be.
+    pub value: R,
+}
+
 #[derive(Deserialize)]
 struct Stored<R> {
     #[serde(rename = "_seq_no")]
@@ -41,6 +54,45 @@ struct Written {
     seq_no: i64,
     #[serde(rename = "_primary_term")]
     primary_term: i64,
+}
+
+#[derive(Deserialize)]
+struct Found<R> {
+    #[serde(flatten)]
+    stored: Option<Stored<R>>,
+    error: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct AllFound<R> {
+    #[serde(bound(deserialize = "R: Deserialize<'de>"))]
+    docs: Vec<Found<R>>,
+}
+
+#[derive(Deserialize)]
+struct AllWritten {
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+enum Item {
+    #[serde(rename = "create", alias = "index")]
+    Put(Outcome),
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    status: u16,
+    #[serde(flatten)]
+    written: Option<Written>,
+    error: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 impl From<Written> for Stamp {
@@ -68,6 +120,80 @@ impl Index {
             Err(IndexError::Refused { status: 404, kind }) if kind.is_empty() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The records with these ids, in their order, in real time; `None` for each that is not there.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails, or there is no such index.
+    pub async fn records<R: DeserializeOwned>(
+        &self,
+        index: &str,
+        ids: &[String],
+    ) -> Result<Vec<Option<Record<R>>>, IndexError> {
+        let path = format!("/{index}/_mget");
+        let found: AllFound<R> =
+            self.json(Method::Post, &path, Some(&json!({ "ids": ids })), READ_LIMIT).await?;
+        if found.docs.len() != ids.len() {
+            return Err(IndexError::Malformed("fewer records than asked for".to_owned()));
+        }
+        let record = |found: Found<R>| match (found.error, found.stored) {
+            (Some(Failure { kind }), _) => {
+                let status = if kind == "index_not_found_exception" { 404 } else { 500 };
+                Err(IndexError::Refused { status, kind })
+            }
+            (None, Some(Stored { seq_no, primary_term, source })) => {
+                Ok(Some(Record { stamp: Stamp { seq_no, primary_term }, value: source }))
+            }
+            (None, None) => Ok(None),
+        };
+        found.docs.into_iter().map(record).collect()
+    }
+
+    /// Makes or replaces records, each by itself: an outcome for each, in their order, as [`Self::create`] or
+    /// [`Self::replace`] would give it.
+    ///
+    /// # Errors
+    /// Where the request as a whole failed. After [`IndexError::Unavailable`] some may be written.
+    pub async fn put_all<R: Serialize>(
+        &self,
+        index: &str,
+        puts: &[Put<R>],
+    ) -> Result<Vec<Result<Stamp, IndexError>>, IndexError> {
+        let mut body = Vec::new();
+        for Put { id, seen, value } in puts {
+            let action = match seen {
+                None => json!({ "create": { "_id": id } }),
+                Some(Stamp { seq_no, primary_term }) => {
+                    json!({ "index": { "_id": id, "if_seq_no": seq_no, "if_primary_term": primary_term } })
+                }
+            };
+            serde_json::to_writer(&mut body, &action)?;
+            body.push(b'\n');
+            serde_json::to_writer(&mut body, value)?;
+            body.push(b'\n');
+        }
+        let wanted =
+            ["status", "_seq_no", "_primary_term", "error.type"].map(|field| format!("items.*.{field}"));
+        let path = format!("/{index}/_bulk?filter_path={}", wanted.join(","));
+        let written: AllWritten = serde_json::from_slice(
+            &self.call(Method::Post, &path, Some(Bytes::from(body)), WRITE_LIMIT).await?,
+        )?;
+        if written.items.len() != puts.len() {
+            return Err(IndexError::Malformed("fewer outcomes than records".to_owned()));
+        }
+        let outcome = |Item::Put(Outcome { status, written, error })| {
+            if let (200 | 201, Some(written)) = (status, written) {
+                return Ok(written.into());
+            }
+            let kind = error.map(|error| error.kind).unwrap_or_default();
+            Err(if status == 429 {
+                IndexError::Overloaded(kind)
+            } else {
+                IndexError::Refused { status, kind }
+            })
+        };
+        Ok(written.items.into_iter().map(outcome).collect())
     }
 
     /// Makes a record.

@@ -7,16 +7,30 @@ use std::collections::HashMap;
 
 use proto::v1::RecordedEvent;
 
-use super::Trouble;
 use super::batch::{Batch, Folded, Refusal, Stage, StreamEvents, Write, by_stream, fold_onto, gap};
-use super::running::Running;
-use super::write;
-use crate::index::ItemOutcome;
-use crate::parking::ParkedStream;
+use super::documents::Documents;
+use super::{Tools, Trouble, write};
+use crate::index::{ItemOutcome, LiveIndex};
+use crate::parking::{ParkedStream, Parking};
 use crate::projection::Projection;
 use crate::subscription::FeedError;
 
-impl<P: Projection> Running<P> {
+/// The index that is fed, with what is known of it.
+pub(super) struct Target<P: Projection> {
+    pub(super) tools: Tools,
+    pub(super) live: LiveIndex,
+    pub(super) parking: Parking,
+    pub(super) documents: Documents<P>,
+}
+
+impl<P: Projection> Target<P> {
+    /// Slices came that another copy projected: what it parked and wrote is not known here.
+    pub(super) async fn renew(&mut self) -> Result<(), Trouble> {
+        self.parking.reload().await?;
+        self.documents.forget_all();
+        Ok(())
+    }
+
     /// Takes the batch as far as it goes.
     pub(super) async fn apply(&mut self, batch: &mut Batch<P>) -> Result<(), Trouble> {
         if let Stage::Received(events) = &batch.stage {

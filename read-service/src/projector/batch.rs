@@ -1,11 +1,10 @@
-//! What the feed gave, on its way into the index: events gathered, then folded by stream.
+//! What the feed gave, on its way into the index: events of all readers together, then folded by stream.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
-use prost::Message;
 use proto::v1::RecordedEvent;
 
-use super::Limits;
 use crate::projection::{FoldError, Projection, apply};
 
 /// Most traces of commands that the trace of a batch is linked to.
@@ -14,20 +13,29 @@ const MAX_LINKS: usize = 32;
 /// Events gathered from the feed, until everything in them is stored.
 #[derive(Debug)]
 pub struct Batch<P: Projection> {
-    /// Every event of the projection up to here is in the batch or was handled before.
-    pub through: i64,
-    /// Newest known position of the feed.
-    pub head: i64,
+    /// What is done when all of it is stored.
+    pub parts: Vec<Part>,
     /// Number of events.
     pub events: usize,
-    /// When the first was recorded, in nanoseconds since 1970.
+    /// When the oldest was recorded, in nanoseconds since 1970.
     pub oldest: Option<i64>,
-    /// When the last was recorded, in nanoseconds since 1970.
-    pub newest: Option<i64>,
     /// Trace contexts of the commands, each once, a bounded number.
     pub traceparents: Vec<String>,
     /// How far it is.
     pub stage: Stage<P>,
+}
+
+/// How far a batch takes some ranges of slices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The ranges.
+    pub ranges: RangeInclusive<usize>,
+    /// Every event of theirs up to here is in the batch or was handled before.
+    pub through: i64,
+    /// Newest known position of the feed.
+    pub head: i64,
+    /// No event recorded before is known to be missing then, in nanoseconds since 1970.
+    pub as_of: Option<i64>,
 }
 
 /// How far a batch is.
@@ -73,8 +81,7 @@ pub struct Refusal {
 impl<P: Projection> Batch<P> {
     /// A batch of these events.
     #[must_use]
-    pub fn new(events: Vec<RecordedEvent>, through: i64, head: i64) -> Self {
-        let recorded = |event: &RecordedEvent| event.recorded_time.as_ref().and_then(proto::time::to_nanos);
+    pub fn new(events: Vec<RecordedEvent>, parts: Vec<Part>) -> Self {
         let mut traceparents: Vec<String> = Vec::new();
         for event in &events {
             if traceparents.len() == MAX_LINKS {
@@ -84,59 +91,14 @@ impl<P: Projection> Batch<P> {
                 traceparents.push(event.traceparent.clone());
             }
         }
-        Self {
-            through,
-            head,
-            events: events.len(),
-            oldest: events.first().and_then(recorded),
-            newest: events.last().and_then(recorded),
-            traceparents,
-            stage: Stage::Received(events),
-        }
+        let oldest = events.iter().filter_map(recorded_at).min();
+        Self { parts, events: events.len(), oldest, traceparents, stage: Stage::Received(events) }
     }
 }
 
-/// What the feed gave since the last batch.
-#[derive(Debug)]
-pub struct Gathered {
-    /// Events not yet taken.
-    pub events: Vec<RecordedEvent>,
-    /// Their size in bytes.
-    bytes: usize,
-    /// Everything up to here has been given.
-    pub through: i64,
-    /// Newest known position of the feed.
-    pub head: i64,
-}
-
-impl Gathered {
-    /// Nothing yet after this position.
-    #[must_use]
-    pub fn after(position: i64) -> Self {
-        Self { events: Vec::new(), bytes: 0, through: position, head: position }
-    }
-
-    /// Adds what the feed gave.
-    pub fn add(&mut self, events: Vec<RecordedEvent>, through: i64, head: i64) {
-        self.bytes += events.iter().map(Message::encoded_len).sum::<usize>();
-        self.events.extend(events);
-        self.through = self.through.max(through);
-        self.head = self.head.max(head).max(self.through);
-    }
-
-    /// Whether there is a batch that is not worth waiting for more: full, or all that the feed has.
-    #[must_use]
-    pub fn is_whole(&self, limits: &Limits) -> bool {
-        let full = self.events.len() >= limits.batch_events || self.bytes >= limits.batch_bytes;
-        !self.events.is_empty() && (full || self.through >= self.head)
-    }
-
-    /// The batch; `None` where there are no events.
-    pub fn take<P: Projection>(&mut self) -> Option<Batch<P>> {
-        self.bytes = 0;
-        let events = std::mem::take(&mut self.events);
-        (!events.is_empty()).then(|| Batch::new(events, self.through, self.head))
-    }
+/// When the event was recorded, in nanoseconds since 1970.
+pub fn recorded_at(event: &RecordedEvent) -> Option<i64> {
+    event.recorded_time.as_ref().and_then(proto::time::to_nanos)
 }
 
 impl<P: Projection> Default for Folded<P> {
@@ -248,7 +210,7 @@ mod tests {
     #[test]
     fn traces_are_linked_once_and_not_without_end() {
         let traced = |i: usize| RecordedEvent { traceparent: format!("t{}", i / 2), ..event("a", 1) };
-        let batch = Batch::<crate::projection::Orders>::new((0..200).map(traced).collect(), 0, 0);
+        let batch = Batch::<crate::projection::Orders>::new((0..200).map(traced).collect(), vec![]);
         assert_eq!(batch.traceparents.len(), MAX_LINKS);
         assert_eq!(batch.traceparents[31], "t31");
     }

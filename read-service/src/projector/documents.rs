@@ -90,6 +90,11 @@ impl<P: Projection> Documents<P> {
         }
     }
 
+    /// Forgets all documents.
+    pub fn forget_all(&self) {
+        self.cache.invalidate_all();
+    }
+
     /// Forgets a document.
     pub async fn forget(&self, key: &str) {
         self.cache.invalidate(key).await;

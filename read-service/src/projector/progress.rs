@@ -1,15 +1,19 @@
 //! How far a projection is, for everyone who asks: queries, waiting readers, metrics, administrators.
 //!
 //! A position is *applied* when every event up to it is stored in the index (seen by id, in real time) and *visible*
-//! when a refresh has begun after that (seen by searches). Refreshing is shared: whoever wants one waits for a
-//! refresh that begins after asking, and all who wait together get the same.
+//! when a refresh has begun after that (seen by searches). Both hold for all slices, whichever copy projects them. Refreshing is
+//! shared: whoever wants one waits for a refresh that begins after asking, and all who wait together get the same.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use shared::clock::Clock;
-use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
+use super::batch::Part;
 use super::snapshot::{Snapshot, State, float};
 use crate::index::{Index, IndexError};
+use crate::lease::{Owner, RANGES, Standing, Standings};
 
 /// A projection's progress. Clones share it.
 #[derive(Clone, Debug)]
@@ -21,7 +25,6 @@ struct Inner {
     alias: String,
     clock: Clock,
     snapshot: watch::Sender<Snapshot>,
-    applied: watch::Sender<i64>,
     refreshes: watch::Sender<Refreshes>,
     turn: Mutex<()>,
 }
@@ -45,7 +48,6 @@ impl Progress {
             alias,
             clock,
             snapshot: watch::Sender::new(snapshot),
-            applied: watch::Sender::new(0),
             refreshes: watch::Sender::new(Refreshes { begun: 0, ended: 0, outcome: Ok(()) }),
             turn: Mutex::new(()),
         }))
@@ -55,12 +57,6 @@ impl Progress {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.0.snapshot.borrow().clone()
-    }
-
-    /// The applied position; changes whenever more is stored.
-    #[must_use]
-    pub fn applied(&self) -> watch::Receiver<i64> {
-        self.0.applied.subscribe()
     }
 
     /// Tells of every change from now on.
@@ -99,7 +95,7 @@ impl Progress {
         self.0.refreshes.send_modify(|refreshes| refreshes.begun = number);
         let applied = self.begin_refresh();
         let outcome = self.0.index.refresh(&self.0.alias).await;
-        self.end_refresh(applied, outcome.is_ok());
+        self.end_refresh(&applied, outcome.is_ok());
         self.0.refreshes.send_modify(|refreshes| {
             refreshes.ended = number;
             refreshes.outcome.clone_from(&outcome);
@@ -107,10 +103,10 @@ impl Progress {
         outcome
     }
 
-    fn begin_refresh(&self) -> i64 {
-        let mut applied = 0;
+    fn begin_refresh(&self) -> Standings {
+        let mut applied = Standings::default();
         self.0.snapshot.send_modify(|snapshot| {
-            applied = snapshot.applied_position;
+            applied = snapshot.ranges;
             // What an earlier refresh left, dropped in its course, is taken along.
             snapshot.refreshing_since = snapshot.invisible_since();
             snapshot.unrefreshed_since = None;
@@ -118,10 +114,14 @@ impl Progress {
         applied
     }
 
-    fn end_refresh(&self, applied: i64, done: bool) {
+    fn end_refresh(&self, applied: &Standings, done: bool) {
         self.0.snapshot.send_modify(|snapshot| {
             if done {
-                snapshot.visible_position = snapshot.visible_position.max(applied);
+                for (range, before) in snapshot.ranges.iter_mut().zip(applied) {
+                    range.visible = range.visible.max(before.applied);
+                    range.visible_as_of = range.visible_as_of.max(before.as_of);
+                }
+                snapshot.recount();
             } else {
                 snapshot.unrefreshed_since = snapshot.invisible_since();
             }
@@ -129,22 +129,25 @@ impl Progress {
         });
     }
 
-    /// The projector knows its index, its store and where it goes on. What is in the index may lack a refresh.
-    pub(super) fn opened(&self, index: &str, store_id: &str, position: i64, as_of: i64, parked: usize) {
-        // A new checkpoint says nothing about the time.
-        let as_of = if as_of > 0 { as_of } else { self.0.clock.now_nanos() };
+    /// The projector knows its index, its store and how far the ranges of slices are.
+    pub(super) fn opened(&self, index: &str, store_id: &str, recorded: &Standings, parked: usize) {
+        let now = self.0.clock.now_nanos();
         self.0.snapshot.send_modify(|snapshot| {
             index.clone_into(&mut snapshot.index);
             store_id.clone_into(&mut snapshot.store_id);
-            snapshot.applied_position = position;
-            snapshot.head_position = snapshot.head_position.max(position);
-            snapshot.heard_at = as_of;
-            snapshot.unrefreshed_since = Some(as_of);
+            // A new checkpoint says nothing about the time.
+            let known = |time: i64| if time > 0 { time } else { now };
+            snapshot.ranges = recorded.map(|range| Standing {
+                as_of: known(range.as_of),
+                visible_as_of: known(range.visible_as_of),
+                ..range
+            });
+            snapshot.held = [false; RANGES];
             snapshot.parked_streams = parked;
             snapshot.last_error.clear();
+            snapshot.recount();
             snapshot.state = State::CatchingUp;
         });
-        self.tell_applied();
     }
 
     /// The index behind the alias is known.
@@ -152,31 +155,71 @@ impl Progress {
         self.0.snapshot.send_modify(|snapshot| index.clone_into(&mut snapshot.index));
     }
 
-    /// The feed gave events, the oldest recorded at `oldest`, which are not applied yet.
-    pub(super) fn received(&self, oldest: Option<i64>, head: i64) {
-        self.heard(|snapshot| {
-            snapshot.head_position = snapshot.head_position.max(head);
-            snapshot.missing_since = snapshot.missing_since.or(oldest);
+    /// What the records say: which ranges this copy projects, how far the others are, and who owns them.
+    pub(super) fn shared(&self, held: [bool; RANGES], recorded: &Standings, owners: Vec<Owner>) {
+        self.0.snapshot.send_modify(|snapshot| {
+            for (range, recorded) in recorded.iter().enumerate() {
+                let known = &mut snapshot.ranges[range];
+                let new = held[range] && !snapshot.held[range];
+                if held[range] && !new {
+                    continue;
+                }
+                // What was applied stays applied, whoever did it.
+                if recorded.applied >= known.applied && recorded.as_of > 0 {
+                    (known.applied, known.as_of) = (recorded.applied, recorded.as_of);
+                }
+                if recorded.visible >= known.visible && recorded.visible_as_of > 0 {
+                    (known.visible, known.visible_as_of) = (recorded.visible, recorded.visible_as_of);
+                }
+                known.head = known.head.max(recorded.head);
+                // What its former owner wrote may lack a refresh.
+                if new && known.visible < known.applied {
+                    let hidden = known.visible_as_of;
+                    snapshot.unrefreshed_since =
+                        Some(snapshot.unrefreshed_since.map_or(hidden, |since| since.min(hidden)));
+                }
+            }
+            snapshot.held = held;
+            snapshot.owners = owners.into();
+            snapshot.recount();
         });
     }
 
-    /// The feed has nothing for us up to `through`, and ends at `head`; nothing received waits to be applied.
-    pub(super) fn stands(&self, through: i64, head: i64) {
-        self.heard(|snapshot| {
+    /// The feed gave events of these ranges, the oldest recorded at `oldest`, which are not applied yet.
+    pub(super) fn received(&self, ranges: RangeInclusive<usize>, oldest: Option<i64>, head: i64) {
+        self.0.snapshot.send_modify(|snapshot| {
             snapshot.head_position = snapshot.head_position.max(head);
-            snapshot.applied_position = snapshot.applied_position.max(through);
+            for range in &mut snapshot.ranges[ranges] {
+                range.as_of = oldest.map_or(range.as_of, |oldest| oldest.min(range.as_of));
+            }
+        });
+    }
+
+    /// The feed has nothing for us in these ranges up to `through`, and ends at `head`; nothing received waits to be applied.
+    pub(super) fn stands(&self, ranges: RangeInclusive<usize>, through: i64, head: i64) {
+        let as_of = (through >= head).then(|| self.0.clock.now_nanos());
+        self.0.snapshot.send_modify(|snapshot| {
+            snapshot.head_position = snapshot.head_position.max(head);
+            for range in &mut snapshot.ranges[ranges] {
+                range.applied = range.applied.max(through);
+                range.as_of = as_of.unwrap_or(range.as_of);
+            }
             snapshot.last_error.clear();
             snapshot.show_unchanged();
             snapshot.settle();
         });
-        self.tell_applied();
     }
 
-    /// Events up to `through` were applied, recorded from `oldest` to `newest`.
-    pub(super) fn stored(&self, through: i64, oldest: Option<i64>, newest: Option<i64>, parked: usize) {
+    /// The events of a batch were applied, the oldest recorded at `oldest`.
+    pub(super) fn stored(&self, parts: &[Part], oldest: Option<i64>, parked: usize) {
         let now = self.0.clock.now_nanos();
         self.0.snapshot.send_modify(|snapshot| {
-            snapshot.applied_position = snapshot.applied_position.max(through);
+            for part in parts {
+                for range in &mut snapshot.ranges[part.ranges.clone()] {
+                    range.applied = range.applied.max(part.through);
+                    range.as_of = part.as_of.unwrap_or(range.as_of);
+                }
+            }
             snapshot.parked_streams = parked;
             snapshot.last_error.clear();
             match oldest {
@@ -186,15 +229,9 @@ impl Progress {
                 }
                 None => snapshot.show_unchanged(),
             }
-            snapshot.missing_since = newest;
+            snapshot.stored += 1;
             snapshot.settle();
         });
-        self.tell_applied();
-    }
-
-    fn tell_applied(&self) {
-        let applied = self.0.snapshot.borrow().applied_position;
-        self.0.applied.send_if_modified(|told| std::mem::replace(told, applied) != applied);
     }
 
     /// Number of streams set aside.
@@ -217,14 +254,6 @@ impl Progress {
         self.0.snapshot.send_modify(|snapshot| {
             snapshot.state = State::Halted;
             error.clone_into(&mut snapshot.last_error);
-        });
-    }
-
-    fn heard(&self, change: impl FnOnce(&mut Snapshot)) {
-        let now = self.0.clock.now_nanos();
-        self.0.snapshot.send_modify(|snapshot| {
-            snapshot.heard_at = now;
-            change(snapshot);
         });
     }
 
@@ -269,48 +298,104 @@ mod tests {
         );
     }
 
+    /// This copy projects all ranges but the last, which another one recorded like this.
+    fn open(progress: &Progress, own: i64, others: Standing) {
+        let mut recorded = [Standing { applied: own, visible: own, ..Standing::default() }; RANGES];
+        recorded[RANGES - 1] = others;
+        progress.opened("i", "s", &recorded, 0);
+        let mut held = [true; RANGES];
+        held[RANGES - 1] = false;
+        progress.shared(held, &recorded, vec![]);
+    }
+
+    fn recorded(position: i64, as_of: i64) -> Standing {
+        Standing { applied: position, visible: position, head: position, as_of, visible_as_of: as_of }
+    }
+
+    fn all_but_last() -> RangeInclusive<usize> {
+        0..=RANGES - 2
+    }
+
+    fn stored(progress: &Progress, through: i64, oldest: i64, as_of: Option<i64>) {
+        let part = Part { ranges: all_but_last(), through, head: through, as_of };
+        progress.stored(&[part], Some(oldest), 0);
+    }
+
     #[test]
     fn lag_counts_from_the_oldest_event_missing() {
         let (progress, clock) = progress();
-        progress.opened("i", "s", 0, 100 * SECOND, 0);
-        progress.0.snapshot.send_modify(|snapshot| snapshot.unrefreshed_since = None);
-        progress.received(Some(97 * SECOND), 2);
+        open(&progress, 0, recorded(9, 200 * SECOND));
+        progress.received(all_but_last(), Some(97 * SECOND), 9);
         assert_lag(&progress, 3.0, 3.0);
         clock.advance(Duration::from_secs(10));
         assert_lag(&progress, 13.0, 13.0);
-        progress.stored(2, Some(97 * SECOND), Some(99 * SECOND), 0);
+        stored(&progress, 9, 97 * SECOND, Some(110 * SECOND));
         assert_lag(&progress, 0.0, 13.0);
         let applied = progress.begin_refresh();
-        progress.stored(3, Some(108 * SECOND), None, 0);
-        progress.end_refresh(applied, true);
-        assert_eq!(progress.snapshot().visible_position, 2);
-        assert_lag(&progress, 0.0, 2.0);
+        stored(&progress, 10, 108 * SECOND, Some(110 * SECOND));
+        progress.end_refresh(&applied, true);
+        assert_eq!(progress.snapshot().visible_position, 9);
         assert!(progress.snapshot().is_dirty());
     }
 
     #[test]
     fn a_silent_feed_is_not_up_to_date() {
         let (progress, clock) = progress();
-        progress.opened("i", "s", 5, 100 * SECOND, 0);
-        progress.stands(5, 5);
-        progress.0.snapshot.send_modify(|snapshot| snapshot.unrefreshed_since = None);
+        open(&progress, 5, recorded(5, 200 * SECOND));
+        progress.stands(all_but_last(), 5, 5);
         clock.advance(Duration::from_secs(12));
         assert_lag(&progress, 0.0, 0.0);
         clock.advance(Duration::from_secs(1));
         assert_lag(&progress, 13.0, 13.0);
-        progress.stands(5, 5);
+        progress.stands(all_but_last(), 5, 5);
         assert_lag(&progress, 0.0, 0.0);
     }
 
     #[test]
     fn a_failed_refresh_makes_nothing_visible() {
         let (progress, _) = progress();
-        progress.opened("i", "s", 0, 100 * SECOND, 0);
-        progress.stored(4, Some(90 * SECOND), Some(95 * SECOND), 0);
+        open(&progress, 0, recorded(4, 100 * SECOND));
+        stored(&progress, 4, 90 * SECOND, Some(95 * SECOND));
         let applied = progress.begin_refresh();
-        progress.end_refresh(applied, false);
+        progress.end_refresh(&applied, false);
         assert_eq!(progress.snapshot().visible_position, 0);
         assert!(progress.snapshot().is_dirty());
+    }
+
+    #[test]
+    fn an_answer_includes_only_what_all_copies_have_recorded() {
+        let (progress, clock) = progress();
+        open(&progress, 5, recorded(3, 98 * SECOND));
+        progress.stands(all_but_last(), 7, 7);
+        let snapshot = progress.snapshot();
+        assert_eq!((snapshot.applied_position, snapshot.visible_position, snapshot.head_position), (3, 3, 7));
+        assert_lag(&progress, 2.0, 2.0);
+        // The other copy goes on, but what it wrote is not visible yet.
+        let further = Standing { visible: 6, visible_as_of: 99 * SECOND, ..recorded(7, 100 * SECOND) };
+        let held = progress.snapshot().held;
+        progress.shared(held, &[further; RANGES], vec![]);
+        assert_eq!((progress.snapshot().applied_position, progress.snapshot().visible_position), (7, 6));
+        assert_lag(&progress, 0.0, 1.0);
+        // A refresh by any copy shows the writes of all.
+        let applied = progress.begin_refresh();
+        progress.end_refresh(&applied, true);
+        assert_eq!(progress.snapshot().visible_position, 7);
+        assert_lag(&progress, 0.0, 0.0);
+        // A record that has not changed for long hides whatever came since.
+        clock.advance(Duration::from_secs(13));
+        progress.stands(all_but_last(), 7, 7);
+        assert_lag(&progress, 13.0, 13.0);
+    }
+
+    #[test]
+    fn a_range_that_is_taken_over_is_no_further_than_its_record() {
+        let (progress, _) = progress();
+        open(&progress, 9, recorded(4, 100 * SECOND));
+        let further = Standing { visible: 5, visible_as_of: 90 * SECOND, ..recorded(6, 95 * SECOND) };
+        progress.shared([true; RANGES], &[further; RANGES], vec![]);
+        let snapshot = progress.snapshot();
+        assert_eq!((snapshot.applied_position, snapshot.visible_position), (6, 5));
+        assert!(snapshot.is_dirty(), "its last documents may lack a refresh");
     }
 
     #[tokio::test]

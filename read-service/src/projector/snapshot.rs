@@ -1,9 +1,13 @@
 //! Where a projection stands at one moment, and what that means for the age of answers.
 //!
 //! Lag is honest whichever part stands still: it counts from the recording of the oldest event known to be missing,
-//! and where the feed is silent from the moment when it last said that none is.
+//! and where the feed is silent from the moment when it last said that none is. What other copies of the service project is known from
+//! their checkpoints: it may be further, never less far.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::lease::{Owner, RANGES, Standing, Standings};
 
 /// A feed that is silent for longer than two heartbeats may hide events.
 const SILENCE: Duration = Duration::from_secs(12);
@@ -58,13 +62,17 @@ pub struct Snapshot {
     pub parked_streams: usize,
     /// The last thing that went wrong; empty where nothing is.
     pub last_error: String,
-    /// When events were last applied; 0 before.
+    /// When events were last applied by this copy; 0 before.
     pub last_progress_at: i64,
-    /// When the feed was last heard.
-    pub(super) heard_at: i64,
-    /// Recording of the oldest event known not to be applied.
-    pub(super) missing_since: Option<i64>,
-    /// Recording of the oldest applied event that no refresh has made visible, and none under way will.
+    /// Who projects which slices.
+    pub owners: Arc<[Owner]>,
+    /// Counts what this copy stored.
+    pub(crate) stored: u64,
+    /// How far each range of slices is.
+    pub(super) ranges: Standings,
+    /// Which of them this copy projects.
+    pub(super) held: [bool; RANGES],
+    /// Recording of the oldest event applied by this copy that no refresh has made visible, and none under way will.
     pub(super) unrefreshed_since: Option<i64>,
     /// The same for the refresh under way.
     pub(super) refreshing_since: Option<i64>,
@@ -84,8 +92,10 @@ impl Snapshot {
             parked_streams: 0,
             last_error: String::new(),
             last_progress_at: 0,
-            heard_at: now,
-            missing_since: None,
+            owners: Arc::new([]),
+            stored: 0,
+            ranges: [Standing { as_of: now, visible_as_of: now, ..Standing::default() }; RANGES],
+            held: [false; RANGES],
             unrefreshed_since: None,
             refreshing_since: None,
         }
@@ -95,45 +105,76 @@ impl Snapshot {
     /// missing.
     #[must_use]
     pub fn lag_seconds(&self, now: i64) -> f64 {
-        let silent = seconds(now, self.heard_at);
-        match self.missing_since {
-            Some(since) => seconds(now, since),
-            None if silent > SILENCE.as_secs_f64() => silent,
-            None => 0.0,
-        }
+        let lag = |range: &Standing| self.lag(range.applied, range.as_of, now);
+        self.ranges.iter().map(lag).fold(0.0, f64::max)
     }
 
     /// Seconds by which searches are behind the event store at the time `now`; 0 where nothing is missing.
     #[must_use]
     pub fn visible_lag_seconds(&self, now: i64) -> f64 {
-        let hidden = self.invisible_since().map_or(0.0, |since| seconds(now, since));
-        self.lag_seconds(now).max(hidden)
+        let lag = |range: &Standing| self.lag(range.visible, range.visible_as_of, now);
+        self.standings().iter().map(lag).fold(self.lag_seconds(now), f64::max)
     }
 
-    /// Whether something applied waits for a refresh that is not yet under way.
+    fn lag(&self, position: i64, as_of: i64, now: i64) -> f64 {
+        let age = seconds(now, as_of);
+        if position < self.head_position || age > SILENCE.as_secs_f64() { age } else { 0.0 }
+    }
+
+    /// How far each range is, as others should know it.
+    #[must_use]
+    pub fn standings(&self) -> Standings {
+        let hidden = self.invisible_since();
+        std::array::from_fn(|range| {
+            let mut standing = Standing { head: self.head_position, ..self.ranges[range] };
+            if self.held[range] {
+                standing.visible_as_of = hidden.map_or(standing.as_of, |hidden| hidden.min(standing.as_of));
+            }
+            standing
+        })
+    }
+
+    /// Whether something applied by this copy waits for a refresh that is not yet under way.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         self.unrefreshed_since.is_some()
+    }
+
+    /// Whether this copy has yet to apply what the feed has for it.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.held_ranges().any(|range| self.ranges[range].applied < self.head_position)
     }
 
     pub(super) fn invisible_since(&self) -> Option<i64> {
         self.refreshing_since.into_iter().chain(self.unrefreshed_since).min()
     }
 
-    /// Nothing received waits: at the head, nothing is missing.
+    pub(super) fn held_ranges(&self) -> impl Iterator<Item = usize> + use<> {
+        let held = self.held;
+        (0..RANGES).filter(move |range| held[*range])
+    }
+
+    /// An answer includes what all ranges include.
+    pub(super) fn recount(&mut self) {
+        self.applied_position = self.ranges.iter().map(|range| range.applied).min().unwrap_or(0);
+        self.visible_position = self.ranges.iter().map(|range| range.visible).min().unwrap_or(0);
+        let heads = self.ranges.iter().map(|range| range.head);
+        self.head_position = heads.fold(self.head_position.max(self.applied_position), i64::max);
+    }
+
+    /// The feed is heard, and nothing that it gave waits.
     pub(super) fn settle(&mut self) {
-        if self.applied_position >= self.head_position {
-            self.missing_since = None;
-            self.state = State::Live;
-        } else {
-            self.state = State::CatchingUp;
-        }
+        self.recount();
+        self.state = if self.is_behind() { State::CatchingUp } else { State::Live };
     }
 
     /// What is applied without a change of any document is visible with what was applied before.
     pub(super) fn show_unchanged(&mut self) {
         if self.invisible_since().is_none() {
-            self.visible_position = self.applied_position;
+            for range in self.held_ranges() {
+                self.ranges[range].visible = self.ranges[range].applied;
+            }
         }
     }
 }

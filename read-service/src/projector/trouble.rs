@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use super::checkpoint::AdvanceError;
 use crate::index::{EnsureError, IndexError};
+use crate::lease::LeaseError;
 use crate::subscription::FeedError;
 
 /// Why a projection does not go on.
@@ -45,11 +45,11 @@ impl From<EnsureError> for Trouble {
     }
 }
 
-impl From<AdvanceError> for Trouble {
-    fn from(error: AdvanceError) -> Self {
+impl From<LeaseError> for Trouble {
+    fn from(error: LeaseError) -> Self {
         match error {
-            AdvanceError::Index(error) => error.into(),
-            AdvanceError::TakenOver(error) => Self::Halt(error.to_string()),
+            LeaseError::Index(error) => error.into(),
+            LeaseError::TakenOver(error) => Self::Halt(error.to_string()),
         }
     }
 }

@@ -6,5 +6,6 @@
 mod support;
 mod index;
 mod parking;
+mod lease;
 mod projector;
 mod grpc;

@@ -12,6 +12,7 @@ use proto::v1::{
     RecordedEvent, StreamCategory,
 };
 use read_service::index::Index;
+use read_service::lease::{self, RANGES, Times};
 use read_service::projection::Projection;
 use read_service::projector::{Limits, Projector, Step};
 use read_service::subscription::Feed;
@@ -58,17 +59,35 @@ impl Search {
     }
 
     pub fn projector<P: Projection>(&self, feed: &Feed) -> Projector<P> {
-        self.projector_with(feed, Limits::default())
+        self.projector_with(feed, quick())
     }
 
     pub fn projector_with<P: Projection>(&self, feed: &Feed, limits: Limits) -> Projector<P> {
-        Projector::new(self.index.clone(), feed.clone(), &self.prefix, limits, Clock::system())
+        let copy = local::testing::unique_prefix("copy");
+        Projector::new(self.index.clone(), feed.clone(), &self.prefix, copy, limits, Clock::system())
+    }
+
+    /// Paths of the records of all ranges of slices of the first index of a projection.
+    fn ranges<P: Projection>(&self) -> Vec<String> {
+        let name = format!("/{}/_doc/range:{}-v1-1", self.name("control"), self.name(P::NAME));
+        (0..RANGES).map(|range| format!("{name}:{:04}", lease::slices(range..=range).0)).collect()
     }
 
     /// The checkpoint of the first index of a projection, as it is stored.
     pub async fn checkpoint<P: Projection>(&self) -> i64 {
-        let path = format!("/{}/_doc/checkpoint:{}-v1-1", self.name("control"), self.name(P::NAME));
-        self.raw(Method::Get, &path, None).await["_source"]["position"].as_i64().unwrap()
+        let mut least = i64::MAX;
+        for path in self.ranges::<P>() {
+            let position = self.raw(Method::Get, &path, None).await["_source"]["position"].as_i64().unwrap();
+            least = least.min(position);
+        }
+        least
+    }
+
+    /// Makes it forget how far the first index of a projection is.
+    pub async fn forget_checkpoint<P: Projection>(&self) {
+        for path in self.ranges::<P>() {
+            self.raw(Method::Delete, &path, None).await;
+        }
     }
 
     /// The stored document in real time and its version in the index.
@@ -76,6 +95,13 @@ impl Search {
         let found = self.index.get::<P::Document>(&self.name(P::NAME), key).await.unwrap();
         found.map(|found| (found.version, found.source))
     }
+}
+
+/// Limits under which a copy that is not driven any more loses its leases soon.
+pub fn quick() -> Limits {
+    let millis = Duration::from_millis;
+    let leases = Times { look: millis(50), renew: millis(100), hold: millis(600), expire: millis(800) };
+    Limits { leases, ..Limits::default() }
 }
 
 /// Steps until everything up to `position` is applied.

@@ -96,14 +96,14 @@ fn head(script: &Script) -> i64 {
 fn next(script: &Script, request: &SubscribeRequest, after: i64) -> Option<(i64, Message)> {
     let head = head(script);
     let through = head.min(after + i64::try_from(script.batch).unwrap());
+    let slices = request.slices.as_ref().map_or(0..=i32::MAX, |slices| slices.first..=slices.last);
     let wanted = |event: &&RecordedEvent| {
         let matches = request.categories.is_empty() || request.categories.contains(&event.category);
-        event.position > after
-            && event.position <= through
-            && matches
-            && !script.lost.contains(&event.position)
+        let slice = || i32::from(proto::slice::of(event.category(), &event.stream_key));
+        matches && !script.lost.contains(&event.position) && slices.contains(&slice())
     };
-    let events = script.events.iter().filter(wanted);
+    let place = |position| script.events.partition_point(|event| event.position <= position);
+    let events = script.events[place(after)..place(through)].iter().filter(wanted);
     let events = events.flat_map(|event| vec![event.clone(); script.times]).collect();
     let batch = EventBatch { events, through_position: through, head_position: head };
     (through > after).then_some((through, Message::Batch(batch)))
@@ -130,11 +130,14 @@ impl OrderFeedService for Room {
         let start = (request.after_position, false, self.0.subscribe(), request);
         let messages = stream::unfold(start, |(after, told, mut script, request)| async move {
             loop {
-                let now = script.borrow_and_update().clone();
-                if now.down {
-                    return None;
-                }
-                if let Some((through, message)) = next(&now, &request, after) {
+                let said = {
+                    let now = script.borrow_and_update();
+                    if now.down {
+                        return None;
+                    }
+                    next(&now, &request, after)
+                };
+                if let Some((through, message)) = said {
                     return Some((message, (through, false, script, request)));
                 }
                 if !told {

@@ -1,0 +1,232 @@
+//! What this copy reads of the feed: one subscription for adjacent ranges of slices that stand at about the same position.
+//!
+//! A lone copy that has caught up has one. Where ranges stand far apart, as after a copy was away for long, those that are
+//! behind have a reader of their own, so that the others are not held up; once they have caught up, readers become one again, at the
+//! position of the one behind: what is read twice changes nothing.
+
+use std::ops::RangeInclusive;
+
+use futures_util::FutureExt as _;
+use futures_util::future::select_all;
+use prost::Message as _;
+use proto::v1::{RecordedEvent, SliceRange, StreamCategory};
+use shared::clock::Clock;
+
+use super::Limits;
+use super::batch::{Batch, Part, recorded_at};
+use crate::lease::{self, RANGES};
+use crate::projection::Projection;
+use crate::subscription::{Feed, FeedError, Item, Subscription};
+
+/// Positions between ranges that are still read together: reading them twice costs less than another subscription.
+const TOGETHER: i64 = 5_000;
+
+/// Reads what the ranges of this copy lack.
+pub struct Readers {
+    feed: Feed,
+    store_id: String,
+    category: StreamCategory,
+    clock: Clock,
+    all: Vec<Reader>,
+    /// The reader that is asked first, a different one each time: none waits for another that has much.
+    turn: usize,
+}
+
+struct Reader {
+    ranges: RangeInclusive<usize>,
+    subscription: Subscription,
+    /// What was given and not yet taken.
+    events: Vec<RecordedEvent>,
+    /// Their size.
+    bytes: usize,
+    through: i64,
+    head: i64,
+    /// When the feed was last heard, in nanoseconds since 1970.
+    heard_at: i64,
+}
+
+/// What the feed said, and for which ranges.
+pub struct Heard {
+    /// The ranges.
+    pub ranges: RangeInclusive<usize>,
+    /// Newest known position of the feed.
+    pub head: i64,
+    /// What was heard.
+    pub what: What,
+}
+
+/// What the feed said.
+pub enum What {
+    /// Events, the oldest recorded at this time, to be taken with the next batch.
+    Events(Option<i64>),
+    /// There is nothing up to this position that is not applied.
+    Nothing(i64),
+    /// There is nothing new; what was given before is to be taken first.
+    NothingNew,
+    /// The connection was lost; it is made again.
+    Interrupted(FeedError),
+}
+
+impl Readers {
+    /// No readers yet, of events of `category` from the store `store_id`.
+    #[must_use]
+    pub fn new(feed: Feed, store_id: &str, category: StreamCategory, clock: Clock) -> Self {
+        Self { feed, store_id: store_id.to_owned(), category, clock, all: Vec::new(), turn: 0 }
+    }
+
+    /// Whether every range that is read is among these.
+    #[must_use]
+    pub fn lie_within(&self, held: [bool; RANGES]) -> bool {
+        self.all.iter().all(|reader| reader.ranges.clone().all(|range| held[range]))
+    }
+
+    /// Ends all subscriptions; what was given and not taken will be given again.
+    pub fn clear(&mut self) {
+        self.all.clear();
+    }
+
+    /// Reads the ranges in `held`, each from its position in `applied` at the latest. Readers that fit stay.
+    pub fn arrange(&mut self, held: [bool; RANGES], applied: [i64; RANGES]) {
+        let runs = runs(held, applied);
+        if runs.len() == self.all.len() && runs.iter().zip(&self.all).all(|(run, old)| *run == old.ranges) {
+            return;
+        }
+        let mut old = std::mem::take(&mut self.all);
+        for run in runs {
+            let reader = match old.iter().position(|reader| reader.ranges == run) {
+                Some(place) => old.swap_remove(place),
+                None => self.reader(run, applied),
+            };
+            self.all.push(reader);
+        }
+    }
+
+    fn reader(&self, ranges: RangeInclusive<usize>, applied: [i64; RANGES]) -> Reader {
+        let position = applied[ranges.clone()].iter().copied().min().unwrap_or(0);
+        let (first, last) = lease::slices(ranges.clone());
+        let all = ranges == (0..=RANGES - 1);
+        let slices = (!all).then_some(SliceRange { first, last });
+        tracing::debug!(first, last, feed.position = position, "slices read");
+        Reader {
+            subscription: self.feed.subscribe(position, &self.store_id, vec![self.category], slices),
+            ranges,
+            events: Vec::new(),
+            bytes: 0,
+            through: position,
+            head: position,
+            heard_at: self.clock.now_nanos(),
+        }
+    }
+
+    /// What the feed says next. May be dropped at any time without losing anything; never ends where nothing is read.
+    ///
+    /// # Errors
+    /// Where going on would be wrong: [`FeedError::StoreChanged`], [`FeedError::PositionAhead`].
+    pub async fn next(&mut self) -> Result<Heard, FeedError> {
+        if self.all.is_empty() {
+            return std::future::pending().await;
+        }
+        self.turn = (self.turn + 1) % self.all.len();
+        let (late, early) = self.all.split_at_mut(self.turn);
+        let waits = early.iter_mut().chain(late).map(|reader| {
+            async move {
+                let item = reader.subscription.next().await;
+                (reader, item)
+            }
+            .boxed()
+        });
+        let ((reader, item), _, _) = select_all(waits).await;
+        let what = match item? {
+            Item::Events { events, through, head } => {
+                let oldest = events.first().and_then(recorded_at);
+                reader.add(events, through, head, self.clock.now_nanos());
+                What::Events(oldest)
+            }
+            Item::Standing { through, head } => {
+                reader.add(Vec::new(), through, head, self.clock.now_nanos());
+                What::NothingNew
+            }
+            Item::Interrupted(error) => What::Interrupted(error),
+        };
+        let what = match what {
+            What::Events(_) | What::NothingNew if reader.events.is_empty() => What::Nothing(reader.through),
+            what => what,
+        };
+        Ok(Heard { ranges: reader.ranges.clone(), head: reader.head, what })
+    }
+
+    /// Whether there is a batch that is not worth waiting for more: full, or all that the feed has.
+    #[must_use]
+    pub fn is_whole(&self, limits: &Limits) -> bool {
+        let events: usize = self.all.iter().map(|reader| reader.events.len()).sum();
+        let bytes: usize = self.all.iter().map(|reader| reader.bytes).sum();
+        let full = events >= limits.batch_events || bytes >= limits.batch_bytes;
+        events > 0 && (full || self.all.iter().all(|reader| reader.through >= reader.head))
+    }
+
+    /// The batch; `None` where there are no events.
+    pub fn take<P: Projection>(&mut self) -> Option<Batch<P>> {
+        let mut events = Vec::new();
+        let mut parts = Vec::new();
+        for reader in self.all.iter_mut().filter(|reader| !reader.events.is_empty()) {
+            let newest = reader.events.last().and_then(recorded_at);
+            let as_of = if reader.through >= reader.head { Some(reader.heard_at) } else { newest };
+            let Reader { ranges, through, head, .. } = reader;
+            parts.push(Part { ranges: ranges.clone(), through: *through, head: *head, as_of });
+            reader.bytes = 0;
+            events.append(&mut reader.events);
+        }
+        (!events.is_empty()).then(|| Batch::new(events, parts))
+    }
+}
+
+impl Reader {
+    fn add(&mut self, events: Vec<RecordedEvent>, through: i64, head: i64, now: i64) {
+        self.bytes += events.iter().map(RecordedEvent::encoded_len).sum::<usize>();
+        self.events.extend(events);
+        self.through = self.through.max(through);
+        self.head = self.head.max(head).max(self.through);
+        self.heard_at = now;
+    }
+}
+
+/// Adjacent ranges that are read together.
+fn runs(held: [bool; RANGES], applied: [i64; RANGES]) -> Vec<RangeInclusive<usize>> {
+    let mut runs: Vec<RangeInclusive<usize>> = Vec::new();
+    for range in (0..RANGES).filter(|range| held[*range]) {
+        let joins = runs.last().is_some_and(|run| {
+            let positions = applied[run.clone()].iter().chain([&applied[range]]);
+            let (least, most) =
+                positions.fold((i64::MAX, 0), |(least, most), p| (least.min(*p), most.max(*p)));
+            run.end() + 1 == range && most - least <= TOGETHER
+        });
+        match runs.last_mut() {
+            Some(run) if joins => *run = *run.start()..=range,
+            _ => runs.push(range..=range),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_together_where_they_lie_together_and_stand_together() {
+        let all = [true; RANGES];
+        assert_eq!(runs(all, [7; RANGES]), [0..=15]);
+        assert_eq!(runs([false; RANGES], [7; RANGES]), []);
+        let mut some = all;
+        some[4] = false;
+        assert_eq!(runs(some, [7; RANGES]), [0..=3, 5..=15]);
+        let mut apart = [100_000; RANGES];
+        apart[8] = 0;
+        assert_eq!(runs(all, apart), [0..=7, 8..=8, 9..=15]);
+        apart[8] = 100_000 - TOGETHER;
+        assert_eq!(runs(all, apart), [0..=15]);
+        // Not even step by step do ranges far apart become one.
+        let steps = std::array::from_fn(|range| i64::try_from(range).unwrap() * 4_000);
+        assert!(runs(all, steps).len() >= 8);
+    }
+}
