@@ -23,7 +23,6 @@ use proto::v1::{
     GetHeadRequest, GetHeadResponse, ReadStreamRequest, ReadStreamResponse, ScanRequest, SliceRange,
     StreamCategory, SubscribeRequest,
 };
-use shared::clock::Clock;
 use tokio::sync::Semaphore;
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +48,6 @@ pub struct Feed {
     tail: Tail,
     /// Scans that may still begin: each keeps a connection to itself until it ends.
     scans: Arc<Semaphore>,
-    clock: Clock,
     draining: CancellationToken,
 }
 
@@ -71,11 +69,10 @@ impl Feed {
         pages: Pages,
         tail: Tail,
         scans: usize,
-        clock: Clock,
         draining: CancellationToken,
     ) -> OrderFeedServiceServer<Self> {
         let scans = Arc::new(Semaphore::new(scans));
-        OrderFeedServiceServer::new(Self { store, pages, tail, scans, clock, draining })
+        OrderFeedServiceServer::new(Self { store, pages, tail, scans, draining })
     }
 
     /// Ends `answers` with `SHUTTING_DOWN` once the service drains.
@@ -126,13 +123,7 @@ impl OrderFeedService for Feed {
         if after_position > head.position {
             return Err(position_ahead(after_position, head.position));
         }
-        let answers = subscription::follow(
-            self.pages.clone(),
-            self.tail.clone(),
-            self.clock.clone(),
-            after_position,
-            filter,
-        );
+        let answers = subscription::follow(self.pages.clone(), self.tail.clone(), after_position, filter);
         Ok(Response::new(self.until_draining(answers)))
     }
 

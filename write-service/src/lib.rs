@@ -115,7 +115,7 @@ impl Service {
         }
         let relay = outbox::Relay::new(pool.clone(), wake_up);
         let pages = feed::Pages::new(reader_pool.clone());
-        let tail = feed::Tail::new();
+        let tail = feed::Tail::new(clock.clone());
         lifecycle.spawn("tail", {
             let follow = tail.clone().run(reader_pool.clone(), pages.clone(), drain.clone());
             async move {
@@ -145,7 +145,7 @@ impl Service {
         let catalog = grpc::Catalog::new(handler, admission, drain.clone());
         // Half of the readers' connections, so that subscribers and the tail never wait for scans.
         let scans = usize::try_from(config.database_connections / 4).unwrap_or(1);
-        let feed = feed::Feed::new(store, pages, tail, scans, clock, drain);
+        let feed = feed::Feed::new(store, pages, tail, scans, drain);
         let server = Server::new(&config.server, proto::DESCRIPTORS, statuses)
             .service(commands.max_decoding_message_size(limit))
             .service(catalog.max_decoding_message_size(limit))

@@ -7,7 +7,6 @@ use futures_util::Stream;
 use proto::encoded::Encoded;
 use proto::v1::subscribe_response::Message;
 use proto::v1::{CaughtUp, FellBehind, Heartbeat, SubscribeResponse};
-use shared::clock::Clock;
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -22,7 +21,6 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 pub(super) fn follow(
     pages: Pages,
     tail: Tail,
-    clock: Clock,
     position: i64,
     filter: Filter,
 ) -> impl Stream<Item = Result<Encoded, Status>> + Send {
@@ -65,7 +63,7 @@ pub(super) fn follow(
                     Next::Wait => if timeout(HEARTBEAT, news.changed()).await.is_err() {
                         yield control(Message::Heartbeat(Heartbeat {
                             head_position: tail.head().max(position),
-                            time: Some(proto::time::from_nanos(clock.now_nanos())),
+                            time: Some(proto::time::from_nanos(tail.looked_at())),
                             through_position: position,
                         }));
                     },

@@ -4,10 +4,12 @@
 //! bounded in bytes: a subscriber that falls out of it reads from the store again.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::backoff::Backoff;
+use shared::clock::Clock;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
@@ -53,10 +55,13 @@ pub(super) enum Next {
 }
 
 /// The shared tail. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tail {
     ring: Arc<Mutex<Ring>>,
     news: Arc<watch::Sender<News>>,
+    /// When the store was last looked at, in nanoseconds since 1970.
+    looked_at: Arc<AtomicI64>,
+    clock: Clock,
 }
 
 /// Consecutive pages, the newest last.
@@ -69,8 +74,8 @@ struct Ring {
 impl Tail {
     /// A tail that nobody feeds yet: see [`Self::run`].
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(clock: Clock) -> Self {
+        Self { ring: Arc::default(), news: Arc::default(), looked_at: Arc::default(), clock }
     }
 
     /// Tells when there is news. Pages are kept while anyone listens.
@@ -81,6 +86,11 @@ impl Tail {
     /// The newest position that the tail has seen.
     pub(super) fn head(&self) -> i64 {
         self.news.borrow().head
+    }
+
+    /// When the store was last seen to end at [`Self::head`], in nanoseconds since 1970.
+    pub(super) fn looked_at(&self) -> i64 {
+        self.looked_at.load(Ordering::Relaxed)
     }
 
     /// Where one goes on that has everything up to `position`.
@@ -127,14 +137,17 @@ impl Tail {
         let everything = Filter { slices: 0..=i16::MAX, categories: Vec::new() };
         loop {
             let after = self.head();
+            let asked_at = self.clock.now_nanos();
             if self.news.receiver_count() > 0 {
                 let page = pages.after(after, &everything).await?;
+                self.looked_at.store(asked_at, Ordering::Relaxed);
                 if page.through > after {
                     self.keep(TailPage { after, through: page.through, events: page.events });
                     continue;
                 }
             } else {
                 let head = pages.head().await?.position;
+                self.looked_at.store(asked_at, Ordering::Relaxed);
                 // Who joined meanwhile may need what lies between.
                 if head > after && self.news.receiver_count() == 0 {
                     self.forget();
@@ -189,7 +202,7 @@ mod tests {
 
     #[test]
     fn one_goes_on_in_the_ring_or_in_the_store() {
-        let tail = Tail::new();
+        let tail = Tail::new(Clock::fixed(0));
         assert!(matches!(tail.next(0), Next::Wait));
         tail.keep(page(10, 15, 10));
         tail.keep(page(15, 20, 10));
@@ -206,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_ring_is_bounded_in_bytes() {
-        let tail = Tail::new();
+        let tail = Tail::new(Clock::fixed(0));
         for i in 0..40 {
             tail.keep(page(i, i + 1, 1024 * 1024));
         }
