@@ -216,8 +216,8 @@ impl Service {
     }
 }
 
-/// The service is ready once there is an index to ask for every projection; how old its documents are, is said with
-/// each answer.
+/// The service is ready once there is an index to ask for every projection, and how far it is fed is known; how old its documents
+/// are, is said with each answer.
 async fn found(
     progress: [Progress; 3],
     condition: Condition,
@@ -226,7 +226,7 @@ async fn found(
     let all = async {
         for progress in &progress {
             // The sender lives as long as the progress: waiting cannot fail.
-            let _ = progress.subscribe().wait_for(|snapshot| !snapshot.index.is_empty()).await;
+            let _ = progress.subscribe().wait_for(|snapshot| !snapshot.store_id.is_empty()).await;
         }
         condition.set(true);
     };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use prost_types::Timestamp;
 use proto::reason::Reason;
 use proto::v1::order_feed_service_client::OrderFeedServiceClient;
 use proto::v1::subscribe_response::Message;
@@ -156,6 +157,7 @@ impl Feed {
             },
             link: Link::Down { until: Instant::now() },
             backoff: Backoff::new(RETRY_BASE, RETRY_MAX),
+            store_seen: None,
         }
     }
 }
@@ -197,6 +199,8 @@ pub enum Item {
         through: i64,
         /// Newest known position.
         head: i64,
+        /// The feed has looked at its store since it last said so: nothing was recorded meanwhile.
+        looked: bool,
     },
     /// The connection was lost; the next call waits and reconnects.
     Interrupted(FeedError),
@@ -209,6 +213,8 @@ pub struct Subscription {
     request: SubscribeRequest,
     link: Link,
     backoff: Backoff,
+    /// When the feed last looked at its store, by its own clock.
+    store_seen: Option<Timestamp>,
 }
 
 enum Link {
@@ -271,11 +277,12 @@ impl Subscription {
                 head: batch.head_position.max(batch.through_position),
             },
             Message::CaughtUp(caught_up) => {
-                Item::Standing { through: caught_up.position, head: caught_up.position }
+                Item::Standing { through: caught_up.position, head: caught_up.position, looked: true }
             }
             Message::Heartbeat(beat) => Item::Standing {
                 through: beat.through_position,
                 head: beat.head_position.max(beat.through_position),
+                looked: self.store_seen.replace(beat.time.unwrap_or_default()) != beat.time,
             },
             // The feed reads from the store again; nothing is lost.
             Message::FellBehind(_) => return None,

@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod world;
+mod valve;
 
 mod order_flow;
 mod delivery;
+mod freshness;
+mod copies;
 mod paging;
 mod sample;

@@ -41,10 +41,18 @@ pub struct World {
 }
 
 /// A running service.
-struct Running {
+pub struct Running {
     address: String,
     channel: Channel,
     lifecycle: Lifecycle,
+}
+
+/// Addresses, as host:port, by which the services reach each other and their servers.
+#[derive(Clone)]
+pub struct Paths {
+    pub postgres: String,
+    pub elasticsearch: String,
+    pub feed: String,
 }
 
 impl Running {
@@ -53,7 +61,12 @@ impl Running {
         Self { address, channel, lifecycle }
     }
 
-    async fn stop(self) {
+    /// What a read service answers.
+    pub fn queries(&self) -> OrderQueryServiceClient<Channel> {
+        OrderQueryServiceClient::new(self.channel.clone())
+    }
+
+    pub async fn stop(self) {
         self.lifecycle.drain();
         tokio::time::timeout(PATIENCE, self.lifecycle.stopped()).await.unwrap();
         assert!(!self.lifecycle.failed());
@@ -78,28 +91,39 @@ impl World {
     /// Starts the read service, which must not run, on what is indexed already.
     pub async fn start_read(&mut self) {
         assert!(self.read.is_none());
-        let feed = format!("http://{}", self.write.address);
+        self.read = Some(self.another_read(&self.paths()).await);
+    }
+
+    /// Addresses without any detour.
+    pub fn paths(&self) -> Paths {
+        let host = |url: &str| url.trim_start_matches("http://").to_owned();
+        let (_, postgres) = self.database.url.split_once('@').unwrap();
+        Paths {
+            postgres: postgres.split('/').next().unwrap().to_owned(),
+            elasticsearch: host(&self.elasticsearch),
+            feed: self.write.address.clone(),
+        }
+    }
+
+    /// Another copy of the read service, which reaches its servers by these paths.
+    pub async fn another_read(&self, paths: &Paths) -> Running {
         let flags = [
-            "read-service",
-            "--listen",
-            "127.0.0.1:0",
-            "--metrics-listen",
-            "127.0.0.1:0",
-            "--elasticsearch-url",
-            &self.elasticsearch,
-            "--feed-url",
-            &feed,
-            "--index-prefix",
-            &self.prefix,
+            "read-service".to_owned(),
+            "--listen=127.0.0.1:0".to_owned(),
+            "--metrics-listen=127.0.0.1:0".to_owned(),
+            format!("--elasticsearch-url=http://{}", paths.elasticsearch),
+            format!("--feed-url=http://{}", paths.feed),
+            format!("--index-prefix={}", self.prefix),
+            "--page-token-key=the same key for all copies of a test".to_owned(),
         ];
         let config = ReadFlags::try_parse_from(flags).unwrap().config;
         let lifecycle = Lifecycle::new(PATIENCE);
         let service = read_service::build(config).await.unwrap();
         let address = service.grpc_address().unwrap().to_string();
         lifecycle.spawn("read service", service.run(lifecycle.clone()));
-        self.read = Some(Running::connect(address, lifecycle).await);
+        let read = Running::connect(address, lifecycle).await;
         // The first start makes the indices; until then the service is not ready.
-        let mut health = HealthClient::new(self.read.as_ref().unwrap().channel.clone());
+        let mut health = HealthClient::new(read.channel.clone());
         let ready = async {
             let whole = HealthCheckRequest::default();
             while health.check(whole.clone()).await.unwrap().into_inner().status() != ServingStatus::Serving {
@@ -107,6 +131,14 @@ impl World {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.expect("the read service gets ready");
+        read
+    }
+
+    /// Stops the write service and starts it again on the same port, with this path to PostgreSQL.
+    pub async fn restart_write_by(&mut self, postgres: &str) {
+        let direct = self.paths().postgres;
+        self.database.url = self.database.url.replace(&direct, postgres);
+        self.restart_write().await;
     }
 
     /// Stops the read service.
@@ -144,7 +176,7 @@ impl World {
     }
 
     pub fn queries(&self) -> OrderQueryServiceClient<Channel> {
-        OrderQueryServiceClient::new(self.read.as_ref().unwrap().channel.clone())
+        self.read.as_ref().unwrap().queries()
     }
 
     pub async fn put_customer(&self, customer_id: &str, name: &str) -> String {
@@ -170,6 +202,11 @@ impl World {
 
     /// Waits until searches include everything stored so far.
     pub async fn settle(&self) {
+        self.settle_at(&self.queries()).await;
+    }
+
+    /// The same at another copy.
+    pub async fn settle_at(&self, queries: &OrderQueryServiceClient<Channel>) {
         let settled = async {
             let head = loop {
                 let head = self.feed().get_head(GetHeadRequest {}).await.unwrap().into_inner();
@@ -178,7 +215,7 @@ impl World {
                 }
             };
             loop {
-                let answer = self.queries().list_orders(ListOrdersRequest::default()).await;
+                let answer = queries.clone().list_orders(ListOrdersRequest::default()).await;
                 let freshness = answer.ok().and_then(|answer| answer.into_inner().freshness);
                 if freshness.is_some_and(|freshness| freshness.position >= head) {
                     break;

@@ -27,23 +27,18 @@ impl Questions {
         let GetOrder { order_id, mut wanted, .. } = request;
         let own = |token: &ConsistencyToken| token.category == StreamCategory::Order && token.key == order_id;
         let version = wanted.tokens.iter().filter(|token| own(token)).map(|token| token.version).max();
-        // Mostly the order is there as wanted; then it is read once.
+        // Mostly the order is there as wanted; then it is read once. What is claimed is known before anything is read.
         let includes = [&self.queries.orders, &self.queries.customers];
         let mut freshness = self.by_id(includes);
         let mut found = self.document(&order_id).await?;
-        let enough = |found: &Option<Found<OrderDocument>>| {
-            found.as_ref().map_or(0, |found| found.version) >= version.unwrap_or(0)
-        };
-        if enough(&found) {
+        if found.as_ref().map_or(0, |found| found.version) >= version.unwrap_or(0) {
             wanted.tokens.retain(|token| !own(token));
         }
         if !wanted.tokens.is_empty() {
             let reached = self.consistency.reach(&wanted, Read::ById).await;
             freshness = self.by_id(includes);
             freshness.stale = !reached.map_err(|error| answer::consistency_error(&error))?;
-            if !enough(&found) {
-                found = self.document(&order_id).await?;
-            }
+            found = self.document(&order_id).await?;
         }
         match found {
             Some(found) => {

@@ -195,9 +195,9 @@ impl Progress {
         });
     }
 
-    /// The feed has nothing for us in these ranges up to `through`, and ends at `head`; nothing received waits to be applied.
-    pub(super) fn stands(&self, ranges: RangeInclusive<usize>, through: i64, head: i64) {
-        let as_of = (through >= head).then(|| self.0.clock.now_nanos());
+    /// The feed has nothing for us in these ranges up to `through`, and ends at `head`; nothing received waits to be applied, and
+    /// nothing recorded before `as_of` is missing, where that is known.
+    pub(super) fn stands(&self, ranges: RangeInclusive<usize>, through: i64, head: i64, as_of: Option<i64>) {
         self.0.snapshot.send_modify(|snapshot| {
             snapshot.head_position = snapshot.head_position.max(head);
             for range in &mut snapshot.ranges[ranges] {
@@ -342,12 +342,12 @@ mod tests {
     fn a_silent_feed_is_not_up_to_date() {
         let (progress, clock) = progress();
         open(&progress, 5, recorded(5, 200 * SECOND));
-        progress.stands(all_but_last(), 5, 5);
+        progress.stands(all_but_last(), 5, 5, Some(clock.now_nanos()));
         clock.advance(Duration::from_secs(12));
         assert_lag(&progress, 0.0, 0.0);
         clock.advance(Duration::from_secs(1));
         assert_lag(&progress, 13.0, 13.0);
-        progress.stands(all_but_last(), 5, 5);
+        progress.stands(all_but_last(), 5, 5, Some(clock.now_nanos()));
         assert_lag(&progress, 0.0, 0.0);
     }
 
@@ -366,7 +366,7 @@ mod tests {
     fn an_answer_includes_only_what_all_copies_have_recorded() {
         let (progress, clock) = progress();
         open(&progress, 5, recorded(3, 98 * SECOND));
-        progress.stands(all_but_last(), 7, 7);
+        progress.stands(all_but_last(), 7, 7, Some(clock.now_nanos()));
         let snapshot = progress.snapshot();
         assert_eq!((snapshot.applied_position, snapshot.visible_position, snapshot.head_position), (3, 3, 7));
         assert_lag(&progress, 2.0, 2.0);
@@ -383,7 +383,7 @@ mod tests {
         assert_lag(&progress, 0.0, 0.0);
         // A record that has not changed for long hides whatever came since.
         clock.advance(Duration::from_secs(13));
-        progress.stands(all_but_last(), 7, 7);
+        progress.stands(all_but_last(), 7, 7, Some(clock.now_nanos()));
         assert_lag(&progress, 13.0, 13.0);
     }
 

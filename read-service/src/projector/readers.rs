@@ -41,7 +41,7 @@ struct Reader {
     bytes: usize,
     through: i64,
     head: i64,
-    /// When the feed was last heard, in nanoseconds since 1970.
+    /// When the feed last told what its store holds, in nanoseconds since 1970.
     heard_at: i64,
 }
 
@@ -59,8 +59,13 @@ pub struct Heard {
 pub enum What {
     /// Events, the oldest recorded at this time, to be taken with the next batch.
     Events(Option<i64>),
-    /// There is nothing up to this position that is not applied.
-    Nothing(i64),
+    /// There is nothing up to `through` that is not applied.
+    Nothing {
+        /// The position.
+        through: i64,
+        /// No event recorded before is missing then, in nanoseconds since 1970; `None` where that is not known.
+        as_of: Option<i64>,
+    },
     /// There is nothing new; what was given before is to be taken first.
     NothingNew,
     /// The connection was lost; it is made again.
@@ -139,17 +144,23 @@ impl Readers {
         let what = match item? {
             Item::Events { events, through, head } => {
                 let oldest = events.first().and_then(recorded_at);
-                reader.add(events, through, head, self.clock.now_nanos());
+                reader.add(events, through, head);
+                reader.heard_at = self.clock.now_nanos();
                 What::Events(oldest)
             }
-            Item::Standing { through, head } => {
-                reader.add(Vec::new(), through, head, self.clock.now_nanos());
+            Item::Standing { through, head, looked } => {
+                reader.add(Vec::new(), through, head);
+                if looked {
+                    reader.heard_at = self.clock.now_nanos();
+                }
                 What::NothingNew
             }
             Item::Interrupted(error) => What::Interrupted(error),
         };
         let what = match what {
-            What::Events(_) | What::NothingNew if reader.events.is_empty() => What::Nothing(reader.through),
+            What::Events(_) | What::NothingNew if reader.events.is_empty() => {
+                What::Nothing { through: reader.through, as_of: reader.as_of() }
+            }
             what => what,
         };
         Ok(Heard { ranges: reader.ranges.clone(), head: reader.head, what })
@@ -169,8 +180,7 @@ impl Readers {
         let mut events = Vec::new();
         let mut parts = Vec::new();
         for reader in self.all.iter_mut().filter(|reader| !reader.events.is_empty()) {
-            let newest = reader.events.last().and_then(recorded_at);
-            let as_of = if reader.through >= reader.head { Some(reader.heard_at) } else { newest };
+            let as_of = reader.as_of().or_else(|| reader.events.last().and_then(recorded_at));
             let Reader { ranges, through, head, .. } = reader;
             parts.push(Part { ranges: ranges.clone(), through: *through, head: *head, as_of });
             reader.bytes = 0;
@@ -181,12 +191,16 @@ impl Readers {
 }
 
 impl Reader {
-    fn add(&mut self, events: Vec<RecordedEvent>, through: i64, head: i64, now: i64) {
+    /// Nothing recorded before is missing once all that was given is applied; `None` where more is known to follow.
+    fn as_of(&self) -> Option<i64> {
+        (self.through >= self.head).then_some(self.heard_at)
+    }
+
+    fn add(&mut self, events: Vec<RecordedEvent>, through: i64, head: i64) {
         self.bytes += events.iter().map(RecordedEvent::encoded_len).sum::<usize>();
         self.events.extend(events);
         self.through = self.through.max(through);
         self.head = self.head.max(head).max(self.through);
-        self.heard_at = now;
     }
 }
 

@@ -88,7 +88,7 @@ impl<P: Projection> Running<P> {
                     progress.received(ranges, oldest, head);
                     until = until.min(Instant::now() + GATHER_WAIT);
                 }
-                What::Nothing(through) => progress.stands(ranges, through, head),
+                What::Nothing { through, as_of } => progress.stands(ranges, through, head, as_of),
                 What::NothingNew => {}
                 What::Interrupted(error) => {
                     if progress.waiting(&error.to_string()) {

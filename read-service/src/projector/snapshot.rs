@@ -118,7 +118,8 @@ impl Snapshot {
 
     fn lag(&self, position: i64, as_of: i64, now: i64) -> f64 {
         let age = seconds(now, as_of);
-        if position < self.head_position || age > SILENCE.as_secs_f64() { age } else { 0.0 }
+        let unknown = self.store_id.is_empty() || age > SILENCE.as_secs_f64();
+        if unknown || position < self.head_position { age } else { 0.0 }
     }
 
     /// How far each range is, as others should know it.

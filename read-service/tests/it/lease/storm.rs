@@ -12,6 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use read_service::projection::{self, Orders, Projection as _};
 use serde_json::Value;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +20,7 @@ use super::key;
 use crate::support::feed::ScriptedFeed;
 use crate::support::{History, Search, added, confirmed, created, submitted};
 
-/// Longest time that a range of slices may be without a sign of its owner.
+/// Longest time that a range of slices may be without a sign of its owner, while one copy is there to see it.
 const REPLACED_WITHIN: Duration = Duration::from_secs(15);
 /// Events a second.
 const RATE: u64 = 200;
@@ -40,10 +41,12 @@ async fn storm(name: &str, length: Duration, seed: u64) {
     feed.change(|script| script.batch = 100);
     let mut fleet: Vec<_> = (0..3).map(|number| Member::start(number, &search, &feed)).collect();
     let over = CancellationToken::new();
-    let watched = tokio::spawn(watch(
+    let witness = watch::Sender::new(Instant::now());
+    let watched = tokio::spawn(observe(
         search.name("control"),
         search.index.clone(),
         search.name("orders-v1-1"),
+        witness.subscribe(),
         over.clone(),
     ));
 
@@ -54,7 +57,7 @@ async fn storm(name: &str, length: Duration, seed: u64) {
             let (victim, deadly) = (random.random_range(0..fleet.len()), random.random_bool(0.5));
             let down = Duration::from_millis(random.random_range(200..12_000));
             // One of them is always well, so that there is somebody to take over.
-            if fleet.iter().filter(|member| member.is_well()).count() > 1 {
+            if fleet.iter().filter_map(Member::well_since).count() > 1 {
                 fleet[victim].hit(deadly, down);
             }
             let ends = Instant::now() + pause;
@@ -62,6 +65,8 @@ async fn storm(name: &str, length: Duration, seed: u64) {
                 for member in &mut fleet {
                     member.tend(&search, &feed);
                 }
+                let well = fleet.iter().filter_map(Member::well_since).min();
+                witness.send_replace(well.unwrap_or_else(Instant::now));
                 sleep(Duration::from_millis(50)).await;
             }
         }
@@ -135,12 +140,13 @@ async fn write(feed: &ScriptedFeed, length: Duration, seed: u64) -> HashMap<Stri
     orders
 }
 
-/// Watches the records of all ranges until it is over: no checkpoint goes back. Gives the longest time without a sign of an
-/// owner.
-async fn watch(
+/// Reads the records of all ranges until it is over: no checkpoint goes back. Gives the longest time without a sign of an
+/// owner which one copy, well since `witness`, could see.
+async fn observe(
     control: String,
     index: read_service::index::Index,
     orders: String,
+    witness: watch::Receiver<Instant>,
     over: CancellationToken,
 ) -> Duration {
     let ids: Vec<_> = (0..1024).step_by(64).map(|slice| format!("range:{orders}:{slice:04}")).collect();
@@ -155,7 +161,7 @@ async fn watch(
             let (position, beat) = (number("position"), number("beat"));
             let (before, beaten, since) = *last.entry(range).or_insert((position, beat, Instant::now()));
             assert!(position >= before, "range {range} went back from {before} to {position}");
-            longest = longest.max(since.elapsed());
+            longest = longest.max(since.max(*witness.borrow()).elapsed());
             let since = if beat == beaten { since } else { Instant::now() };
             last.insert(range, (position, beat, since));
         }
@@ -172,23 +178,31 @@ struct Member {
 }
 
 enum State {
-    Well,
+    Well { since: Instant },
     Dead { until: Instant },
     Asleep { until: Instant },
 }
 
 impl Member {
     fn start(number: usize, search: &Search, feed: &ScriptedFeed) -> Self {
-        Self { number, process: launch(number, search, feed), state: State::Well, faults: 0 }
+        Self {
+            number,
+            process: launch(number, search, feed),
+            state: State::Well { since: Instant::now() },
+            faults: 0,
+        }
     }
 
-    fn is_well(&self) -> bool {
-        matches!(self.state, State::Well)
+    fn well_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Well { since } => Some(since),
+            State::Dead { .. } | State::Asleep { .. } => None,
+        }
     }
 
     /// Kills it, or puts it to sleep, for as long as this.
     fn hit(&mut self, deadly: bool, down: Duration) {
-        if !self.is_well() {
+        if self.well_since().is_none() {
             return;
         }
         self.faults += 1;
@@ -209,11 +223,11 @@ impl Member {
 
     fn recover(&mut self, search: &Search, feed: &ScriptedFeed) {
         match self.state {
-            State::Well => {}
+            State::Well { .. } => {}
             State::Dead { .. } => self.process = launch(self.number, search, feed),
             State::Asleep { .. } => self.signal(Signal::SIGCONT),
         }
-        self.state = State::Well;
+        self.state = State::Well { since: Instant::now() };
     }
 
     fn signal(&self, signal: Signal) {
