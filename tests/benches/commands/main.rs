@@ -5,6 +5,7 @@
 //! of the rounds.
 
 mod load;
+mod refused;
 mod streamed;
 mod unary;
 
@@ -96,7 +97,13 @@ async fn run(rounds: usize, word: &str) -> anyhow::Result<()> {
         }
     }
     let (events, seconds) = backlog.end().await?;
+    let mut refused = refused::run(&pair).await?;
     let notes = [
+        format!(
+            "refused when full: p50 {:.2} ms, p99 {:.2} ms",
+            refused.quantile(0.5).as_secs_f64() * 1e3,
+            refused.quantile(0.99).as_secs_f64() * 1e3
+        ),
         format!("outbox backlog at most {events} events, the oldest {seconds:.2} s"),
         format!("write service: {} MiB resident at most", pair.service_memory_mib()),
         format!(

@@ -133,18 +133,28 @@ async fn a_slow_subscriber_falls_behind_and_misses_nothing() {
     let mut world = World::start().await;
     let mut stream = subscribe(&mut world, SubscribeRequest::default()).await;
     // Far more than the connection and the ring hold while nobody reads.
+    world.put_product("LONG", &"x".repeat(200)).await;
+    let item = NewItem { product_id: "LONG".into(), ..lantern(1) };
     let mut commands = Vec::new();
-    for sequence in 0..150 {
-        let create = CreateOrderRequest { order_id: new_id(), ..create(vec![lantern(1); 400], false) };
+    for sequence in 0..300 {
+        let create = CreateOrderRequest { order_id: new_id(), ..create(vec![item.clone(); 400], false) };
         let command = Some(execute_commands_request::Command::CreateOrder(create));
         commands.push(ExecuteCommandsRequest { sequence, command });
     }
     let mut answers = world.orders.execute_commands(tokio_stream::iter(commands)).await.unwrap().into_inner();
     while answers.message().await.unwrap().is_some() {}
     let head = world.published().await;
-    assert_eq!(head, 3 + 150 * 401);
-    let positions: Vec<_> = until(&mut stream, head).await.iter().map(|event| event.position).collect();
+    assert_eq!(head, 4 + 300 * 401);
+    let (mut positions, mut fell_behind) = (Vec::new(), false);
+    while positions.last() != Some(&head) {
+        match next(&mut stream).await {
+            Message::Batch(batch) => positions.extend(batch.events.iter().map(|event| event.position)),
+            Message::FellBehind(_) => fell_behind = true,
+            Message::CaughtUp(_) | Message::Heartbeat(_) => {}
+        }
+    }
     assert_eq!(positions, (1..=head).collect::<Vec<_>>());
+    assert!(fell_behind, "it was slower than the ring is large");
 }
 
 #[tokio::test]

@@ -140,3 +140,21 @@ async fn scans_are_bounded_and_leave_room_for_everyone_else() {
     }
     world.feed.scan(ScanRequest::default()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_connection_has_so_many_calls_under_way_and_no_more() {
+    let mut world = World::start_with(|config| config.server.concurrent_streams = 3).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(world.feed.subscribe(SubscribeRequest::default()).await.unwrap());
+    }
+    let mut feed = world.feed.clone();
+    let mut waits = Box::pin(feed.subscribe(SubscribeRequest::default()));
+    let mut elsewhere = world.connect_anew().await;
+    for _ in 0..50 {
+        elsewhere.get_head(GetHeadRequest {}).await.unwrap();
+        assert!(futures_util::poll!(&mut waits).is_pending(), "a fourth call on the same connection");
+    }
+    held.pop();
+    timeout(PATIENCE, waits).await.expect("a call ended, so one may begin").unwrap();
+}

@@ -34,6 +34,7 @@ pub struct World {
     pub catalog: CatalogCommandServiceClient<Channel>,
     pub feed: OrderFeedServiceClient<Channel>,
     pub lifecycle: Lifecycle,
+    address: SocketAddr,
 }
 
 /// An empty, migrated database.
@@ -77,11 +78,17 @@ impl World {
             catalog: CatalogCommandServiceClient::new(channel.clone()),
             feed: OrderFeedServiceClient::new(channel),
             lifecycle,
+            address,
         };
         world.put_customer("17850", "Customer 17850").await;
         world.put_product("71053", "WHITE METAL LANTERN").await;
         world.put_product("85123A", "WHITE HANGING HEART T-LIGHT HOLDER").await;
         world
+    }
+
+    /// The feed over a connection of its own.
+    pub async fn connect_anew(&self) -> OrderFeedServiceClient<Channel> {
+        OrderFeedServiceClient::new(connect(self.address).await)
     }
 
     pub async fn put_customer(&mut self, customer_id: &str, name: &str) -> PutCustomerResponse {
