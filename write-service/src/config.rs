@@ -32,7 +32,7 @@ pub struct Config {
     /// Connections for commands, relay and feed.
     #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, value_parser = clap::value_parser!(u32).range(6..))]
     pub database_connections: u32,
-    /// Memory for commands under way, in MiB: each takes 4 KiB and its message. Single calls beyond it are refused, streams wait.
+    /// Memory for commands under way, in MiB: each takes 10 KiB and its message. Single calls beyond it are refused, streams wait.
     #[arg(long, env = "COMMAND_MEMORY", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     pub command_memory: u32,
     /// Limits of the gRPC server.

@@ -15,8 +15,8 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{PATIENCE, World, create, lantern, new_id, refusal};
 
-/// Small commands that one MiB has room for: each weighs 5 KiB.
-const ROOM: usize = 1024 / 5;
+/// Small commands that one MiB has room for: each weighs 11 KiB.
+const ROOM: usize = 1024 / 11;
 
 /// Until it is rolled back, appends wait; reads go on.
 async fn stall(pool: &PgPool) -> Transaction<'static, Postgres> {
