@@ -178,14 +178,23 @@ async fn killed_and_started_again_under_load_it_loses_nothing_acknowledged() {
         published.iter().filter(|(.., version)| *version == 3).map(|(_, stream, _)| *stream).collect();
     last.sort_unstable();
     assert_eq!(last, acknowledged);
-    // A subscription that was open all the time has it too.
+    // A subscriber that goes on from where it was cut off has it too. It is cut off where it was reading from the store.
     let mut position = 0;
     while position < head {
         let answer = tokio::time::timeout(PATIENCE, subscription.message()).await.expect("an answer in time");
-        if let Some(Message::Batch(batch)) = answer.unwrap().unwrap().message {
-            for event in batch.events {
-                assert_eq!(event.position, position + 1);
-                position = event.position;
+        match answer {
+            Ok(answer) => {
+                if let Some(Message::Batch(batch)) = answer.unwrap().message {
+                    for event in batch.events {
+                        assert_eq!(event.position, position + 1);
+                        position = event.position;
+                    }
+                }
+            }
+            Err(refused) => {
+                store_down(refused);
+                let rest = SubscribeRequest { after_position: position, ..Default::default() };
+                subscription = feed.subscribe(rest).await.unwrap().into_inner();
             }
         }
     }
