@@ -169,6 +169,12 @@ pub struct Error {
 }
 
 impl Error {
+    /// A bug: nothing that the caller could know or do.
+    #[must_use]
+    pub fn bug() -> Self {
+        Self::new(Reason::InternalError, "internal error")
+    }
+
     /// An error with a text for people: exact, short, without internals.
     #[must_use]
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {

@@ -98,6 +98,8 @@ pub struct StatusTexts {
     pub deadline: fn() -> Status,
     /// A message is larger than the service takes.
     pub too_large: fn() -> Status,
+    /// The service panicked.
+    pub bug: fn() -> Status,
 }
 
 /// Listens on `address`; port 0 takes any free port. Call inside the runtime.

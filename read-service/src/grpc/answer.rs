@@ -111,7 +111,7 @@ pub(super) fn index_error(error: &IndexError) -> Error {
         Error::new(Reason::SearchDown, "the search index does not answer")
     } else {
         tracing::error!(%error, "a question of this service was refused");
-        internal()
+        Error::bug()
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) fn feed_error(order_id: &str, error: &FeedError) -> Error {
     match error {
         FeedError::Unavailable(_) => Error::new(Reason::EventStoreDown, "the event store does not answer"),
         FeedError::Unreadable(_) => unreadable(order_id),
-        FeedError::StoreChanged | FeedError::PositionAhead | FeedError::Refused(_) => internal(),
+        FeedError::StoreChanged | FeedError::PositionAhead | FeedError::Refused(_) => Error::bug(),
     }
 }
 
@@ -137,9 +137,4 @@ pub(super) fn feed_error(order_id: &str, error: &FeedError) -> Error {
 pub(super) fn unreadable(order_id: &str) -> Error {
     Error::new(Reason::EventUnreadable, format!("a stored event of order {order_id} cannot be read"))
         .with("order_id", order_id)
-}
-
-/// A bug.
-pub(super) fn internal() -> Error {
-    Error::new(Reason::InternalError, "internal error")
 }

@@ -70,7 +70,7 @@ impl Questions {
         })?;
         let (rows, total) = report::rows(answer.aggregations, answer.total).map_err(|error| {
             tracing::error!(%error, "a report was answered in an unknown form");
-            answer::internal()
+            Error::bug()
         })?;
         let keys: Vec<_> = rows.iter().map(|row| row.key.as_str()).collect();
         let mut names = self.names(request.group_by, &keys, &mut freshness).await?;
@@ -100,7 +100,7 @@ impl Questions {
         if let Some(last) = answer.hits.last().filter(|_| more) {
             let after: Option<Vec<_>> = last.sort.iter().map(SortValue::from_json).collect();
             let bound = Bound { method, fields: &request.fields };
-            next_page_token = self.tokens.issue(bound, &after.ok_or_else(answer::internal)?);
+            next_page_token = self.tokens.issue(bound, &after.ok_or_else(Error::bug)?);
         }
         Ok(Listed {
             orders: answer.hits.into_iter().filter_map(|hit| hit.source).collect(),

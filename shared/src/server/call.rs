@@ -1,8 +1,10 @@
 //! What surrounds every call: span, metric and deadline on its way in, its status on the way out.
 //!
 //! A request enters; its response leaves unchanged except that a passed deadline ends it with `DEADLINE_EXCEEDED`, in the head
-//! or in the trailers, and that refusals of too large messages carry the contract's words. The work is dropped at that moment.
+//! or in the trailers, that a panic ends it with the contract's words for a bug, and that refusals of too large messages carry the
+//! contract's words too. The work is dropped at that moment.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -141,17 +143,21 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let call = this.call.as_mut().expect("not polled after its end");
-        let worked = call.observed.span().in_scope(|| this.work.poll(cx));
-        let response = match worked {
-            Poll::Ready(Ok(mut response)) => {
+        let response = match unpanicked(&call.observed, || this.work.poll(cx)) {
+            Err(Panicked) => {
+                let status = (call.texts.bug)();
+                call.observed.end(status.code());
+                status.into_http()
+            }
+            Ok(Poll::Ready(Ok(mut response))) => {
                 oversize::rewrite(response.headers_mut(), call.texts.too_large);
                 if let Some(code) = code_of(response.headers()) {
                     call.observed.end(code);
                 }
                 response.map(Some)
             }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {
+            Ok(Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
+            Ok(Poll::Pending) => {
                 ready!(call.until.poll_deadline(cx));
                 let status = (call.texts.deadline)();
                 call.observed.end(status.code());
@@ -187,28 +193,25 @@ impl<B: HttpBody<Data = Bytes>> HttpBody for CallBody<B> {
         let Some(call) = this.call else {
             return body.poll_frame(cx);
         };
-        let polled = call.observed.span().in_scope(|| body.poll_frame(cx));
-        match polled {
-            Poll::Ready(Some(Ok(mut frame))) => {
+        let status = match unpanicked(&call.observed, || body.poll_frame(cx)) {
+            Ok(Poll::Ready(Some(Ok(mut frame)))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     oversize::rewrite(trailers, call.texts.too_large);
                     call.observed.end(code_of(trailers).unwrap_or(Code::Unknown));
                 }
-                Poll::Ready(Some(Ok(frame)))
+                return Poll::Ready(Some(Ok(frame)));
             }
-            Poll::Ready(ended) => Poll::Ready(ended),
-            Poll::Pending => {
-                let status = if call.until.poll_deadline(cx).is_ready() {
-                    (call.texts.deadline)()
-                } else {
-                    ready!(call.until.poll_drained(cx));
-                    Status::new(Code::Ok, "")
-                };
-                call.observed.end(status.code());
-                this.body.set(None);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
+            Ok(Poll::Ready(ended)) => return Poll::Ready(ended),
+            Ok(Poll::Pending) if call.until.poll_deadline(cx).is_ready() => (call.texts.deadline)(),
+            Ok(Poll::Pending) => {
+                ready!(call.until.poll_drained(cx));
+                Status::new(Code::Ok, "")
             }
-        }
+            Err(Panicked) => (call.texts.bug)(),
+        };
+        call.observed.end(status.code());
+        this.body.set(None);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -239,6 +242,14 @@ impl HttpBody for Cut {
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }
+}
+
+/// The work of a call panicked; the hook of the process has told the log.
+struct Panicked;
+
+/// Works on a call within its span. What panicked must not be polled again: whoever calls answers for it and drops it.
+fn unpanicked<T>(observed: &Observed, work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    observed.span().in_scope(|| catch_unwind(AssertUnwindSafe(work))).map_err(|_| Panicked)
 }
 
 fn trailers(status: &Status) -> HeaderMap {

@@ -23,6 +23,7 @@ const SOON: Duration = Duration::from_secs(20);
 const TEXTS: StatusTexts = StatusTexts {
     deadline: || Status::deadline_exceeded("the deadline passed"),
     too_large: || Status::resource_exhausted("message too large"),
+    bug: || Status::internal("a bug"),
 };
 
 struct World {
@@ -57,11 +58,15 @@ impl World {
     }
 
     async fn follow(&self, headers: &[(&'static str, &str)]) -> Streaming<String> {
+        self.follow_text("first", headers).await
+    }
+
+    async fn follow_text(&self, text: &str, headers: &[(&'static str, &str)]) -> Streaming<String> {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.unwrap();
         let codec = ProstCodec::<String, String>::default();
         let path = http::uri::PathAndQuery::from_static(FOLLOW);
-        client.server_streaming(request("first", headers), path, codec).await.unwrap().into_inner()
+        client.server_streaming(request(text, headers), path, codec).await.unwrap().into_inner()
     }
 
     async fn health(&self, service: &str) -> Result<ServingStatus, Status> {
@@ -165,6 +170,23 @@ async fn a_too_large_message_is_refused_in_the_contracts_words() {
     let status = world.say(&"x".repeat(1001), &[]).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "message too large"));
     assert_eq!(world.say(&"x".repeat(900), &[]).await.unwrap().len(), 900);
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_in_the_contracts_words_and_ends_one_call_only() {
+    let world = world(ServerConfig::default()).await;
+    let (held, ()) = tokio::join!(world.say("hold", &[]), async {
+        world.pig.begun.notified().await;
+        let status = world.say("panic", &[]).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Internal, "a bug"));
+        let mut stream = world.follow_text("panic", &[]).await;
+        let status = timeout(SOON, stream.message()).await.unwrap().unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Internal, "a bug"));
+        let dropped = timeout(SOON, world.pig.left.acquire()).await.unwrap().unwrap();
+        dropped.forget();
+        world.pig.release.notify_one();
+    });
+    assert_eq!(held.unwrap(), "held");
 }
 
 #[tokio::test]

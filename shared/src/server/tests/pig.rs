@@ -59,16 +59,19 @@ impl Pig {
             }
             "traceparent" => Ok(Response::new(crate::telemetry::trace::current_traceparent())),
             "fail" => Err(Status::internal("told to")),
+            "panic" => panic!("told to"),
             _ => Ok(Response::new(text)),
         }
     }
 
-    /// One answer, then nothing until the end of the call.
+    /// One answer, then nothing until the end of the call, or a panic before the answer has left where it was told to.
     fn follow(self, text: String) -> BoxStream<'static, Result<String, Status>> {
         let leaving = Leaving(self.left);
-        let silence = stream::pending().map(move |never: Result<String, Status>| {
+        let panics = text == "panic";
+        let silence = stream::poll_fn(move |_| {
             let _held = &leaving;
-            never
+            assert!(!panics, "told to");
+            Poll::Pending
         });
         stream::once(async { Ok(text) }).chain(silence).boxed()
     }
