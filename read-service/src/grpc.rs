@@ -9,6 +9,7 @@ mod request;
 mod one;
 mod many;
 mod answer;
+pub mod admin;
 
 use std::pin::Pin;
 use std::time::Duration;

@@ -74,13 +74,14 @@ pub struct Queries {
     pub clock: Clock,
 }
 
-/// Aliases of the indices.
+/// Aliases of the indices, and the name of the control index, which has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Aliases {
     pub orders: String,
     pub customers: String,
     pub products: String,
+    pub control: String,
 }
 
 impl Aliases {
@@ -92,6 +93,7 @@ impl Aliases {
             orders: alias(Orders::NAME),
             customers: alias(Customers::NAME),
             products: alias(Products::NAME),
+            control: alias(projector::CONTROL),
         }
     }
 }
@@ -207,10 +209,13 @@ impl Service {
         probes::serve(metrics, readiness.clone(), shared::telemetry::metrics::handle(), &lifecycle);
 
         let statuses = StatusTexts { deadline: deadline_passed, too_large: message_too_large, bug };
+        let administration =
+            grpc::admin::Administration::new(&queries).max_decoding_message_size(server.message_limit);
         let questions =
             grpc::Questions::new(queries, draining).max_decoding_message_size(server.message_limit);
         Server::new(&server, proto::DESCRIPTORS, statuses)
             .service(questions)
+            .service(administration)
             .serve(grpc, &lifecycle, &readiness)
             .await
     }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use proto::v1::StreamCategory;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::clock::Clock;
 
 use crate::index::{Index, IndexError};
@@ -45,6 +45,21 @@ pub struct ParkedStream {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Parked,
+}
+
+/// How many streams are parked for the index `target`, whichever copy of the service parked them.
+///
+/// # Errors
+/// Where Elasticsearch fails.
+pub async fn count(index: &Index, control: &str, target: &str) -> Result<i64, IndexError> {
+    // Records are written without a refresh.
+    index.refresh(control).await?;
+    index.count(control, Some(&of_index(target))).await
+}
+
+/// Finds the records of an index.
+fn of_index(target: &str) -> Value {
+    json!({ "bool": { "filter": [{ "term": { "kind": "parked" } }, { "term": { "index": target } }] } })
 }
 
 /// The parked streams of one index.
@@ -178,10 +193,7 @@ impl Parking {
         loop {
             let mut body = json!({
                 "size": PAGE,
-                "query": { "bool": { "filter": [
-                    { "term": { "kind": "parked" } },
-                    { "term": { "index": self.target } },
-                ] } },
+                "query": of_index(&self.target),
                 "sort": ["stream_key"],
                 "track_total_hits": false,
             });

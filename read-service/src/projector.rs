@@ -43,6 +43,7 @@ mod snapshot;
 mod trouble;
 
 pub use progress::Progress;
+pub use running::CONTROL;
 pub use snapshot::{Snapshot, State};
 pub use trouble::Trouble;
 
@@ -116,6 +117,8 @@ struct Tools {
 pub struct Projector<P: Projection> {
     tools: Tools,
     backoff: Backoff,
+    /// Why the last step waited.
+    waited_for: Option<String>,
     running: Option<Running<P>>,
     batch: Option<Batch<P>>,
 }
@@ -129,6 +132,7 @@ impl<P: Projection> Projector<P> {
         Self {
             tools: Tools { index, feed, prefix: prefix.to_owned(), copy, limits, clock, progress },
             backoff: Backoff::new(RETRY_BASE, RETRY_MAX),
+            waited_for: None,
             running: None,
             batch: None,
         }
@@ -174,12 +178,16 @@ impl<P: Projection> Projector<P> {
         match self.advance().await {
             Ok(step) => {
                 self.backoff.reset();
+                if let Some(error) = self.waited_for.take() {
+                    self.tools.progress.over(&error);
+                }
                 Ok(step)
             }
             Err(Trouble::Wait(error)) => {
                 if self.tools.progress.waiting(&error) {
                     tracing::warn!(projection = P::NAME, error, "waiting for a dependency");
                 }
+                self.waited_for = Some(error);
                 sleep(self.backoff.next()).await;
                 Ok(Step::Waiting)
             }

@@ -72,7 +72,23 @@ struct Total {
     relation: String,
 }
 
+#[derive(Deserialize)]
+struct Counted {
+    count: i64,
+}
+
 impl Index {
+    /// How many documents a search would find: all, or those that match `query`.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn count(&self, target: &str, query: Option<&Value>) -> Result<i64, IndexError> {
+        let body = query.map(|query| serde_json::json!({ "query": query }));
+        let answer: Counted =
+            self.json(Method::Post, &format!("/{target}/_count"), body.as_ref(), READ_LIMIT).await?;
+        Ok(answer.count)
+    }
+
     /// Searches; `target` is an alias or a physical name, `body` the request as JSON. An answer is whole or it is an
     /// error.
     ///

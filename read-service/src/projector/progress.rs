@@ -182,6 +182,12 @@ impl Progress {
             snapshot.held = held;
             snapshot.owners = owners.into();
             snapshot.recount();
+            // A copy that projects nothing hears of the head from the others only.
+            let idle = !held.contains(&true) && snapshot.state == State::CatchingUp;
+            let told = recorded.iter().all(|range| range.as_of > 0);
+            if idle && told && snapshot.applied_position >= snapshot.head_position {
+                snapshot.state = State::Live;
+            }
         });
     }
 
@@ -247,6 +253,18 @@ impl Progress {
             error.clone_into(&mut snapshot.last_error);
             news
         })
+    }
+
+    /// What was waited for is there again, unless something else is waited for since.
+    pub(super) fn over(&self, error: &str) {
+        self.0.snapshot.send_if_modified(|snapshot| {
+            let over = snapshot.state == State::Waiting && snapshot.last_error == error;
+            if over {
+                snapshot.last_error.clear();
+                snapshot.settle();
+            }
+            over
+        });
     }
 
     /// Stopped until a person has looked.

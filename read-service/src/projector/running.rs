@@ -14,7 +14,7 @@ use crate::parking::{ParkedStream, Parking};
 use crate::projection::Projection;
 
 /// Index of leases, checkpoints and parked streams, behind the configured prefix.
-const CONTROL: &str = "control";
+pub const CONTROL: &str = "control";
 const CONTROL_MAPPING: &str = include_str!("../../index/control.json");
 
 /// Longest time between a change and its refresh while nobody waits, at the feed's head.

@@ -116,6 +116,12 @@ impl Snapshot {
         self.standings().iter().map(lag).fold(self.lag_seconds(now), f64::max)
     }
 
+    /// Seconds since nothing was known to be missing, at the time `now`: by how much documents may be behind a store that is silent.
+    #[must_use]
+    pub fn age_seconds(&self, now: i64) -> f64 {
+        self.ranges.iter().map(|range| seconds(now, range.as_of)).fold(0.0, f64::max)
+    }
+
     fn lag(&self, position: i64, as_of: i64, now: i64) -> f64 {
         let age = seconds(now, as_of);
         let unknown = self.store_id.is_empty() || age > SILENCE.as_secs_f64();

@@ -9,3 +9,4 @@ mod searches;
 mod reports;
 mod freshness;
 mod refusals;
+mod admin;

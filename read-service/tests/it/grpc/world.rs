@@ -32,6 +32,7 @@ struct Flags {
 
 /// A running read service.
 pub struct World {
+    pub channel: Channel,
     pub client: OrderQueryServiceClient<Channel>,
     pub feed: ScriptedFeed,
     pub index: Index,
@@ -66,9 +67,10 @@ impl World {
         let address = service.grpc_address().unwrap();
         let lifecycle = Lifecycle::new(Duration::from_secs(5));
         lifecycle.spawn("service", service.run(lifecycle.clone()));
-        let client = OrderQueryServiceClient::connect(format!("http://{address}")).await.unwrap();
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let client = OrderQueryServiceClient::new(channel.clone());
         let (index, prefix) = (search.index.clone(), search.prefix.clone());
-        Self { client, feed, index, prefix, lifecycle }
+        Self { channel, client, feed, index, prefix, lifecycle }
     }
 
     /// Waits until all indices are there.

@@ -33,6 +33,8 @@ pub struct Script {
     pub times: usize,
     /// Events in a batch.
     pub batch: usize,
+    /// Last position that subscriptions are given, wherever the feed ends.
+    pub stops_at: i64,
     /// Nothing is answered.
     pub down: bool,
 }
@@ -52,6 +54,7 @@ impl ScriptedFeed {
             lost: HashSet::new(),
             times: 1,
             batch: 3,
+            stops_at: i64::MAX,
             down: false,
         };
         let script = Arc::new(watch::Sender::new(script));
@@ -95,7 +98,7 @@ fn head(script: &Script) -> i64 {
 /// The next message after a position; `None` where there is nothing to say.
 fn next(script: &Script, request: &SubscribeRequest, after: i64) -> Option<(i64, Message)> {
     let head = head(script);
-    let through = head.min(after + i64::try_from(script.batch).unwrap());
+    let through = head.min(script.stops_at).min(after + i64::try_from(script.batch).unwrap());
     let slices = request.slices.as_ref().map_or(0..=i32::MAX, |slices| slices.first..=slices.last);
     let wanted = |event: &&RecordedEvent| {
         let matches = request.categories.is_empty() || request.categories.contains(&event.category);
