@@ -76,6 +76,22 @@ pub fn cluster(run: &Run) -> anyhow::Result<Cluster> {
     })
 }
 
+/// An Elasticsearch node in the folder of this run, not yet started.
+///
+/// # Errors
+/// Where Java or Maven are missing, or Elasticsearch cannot be fetched.
+pub async fn node(run: &Run, heap_mib: u32) -> anyhow::Result<Node> {
+    Ok(Node {
+        java_home: find::java_home(std::env::var_os("JAVA_HOME").as_deref(), &find::search_path())?,
+        home: distribution::home(run, |_| ()).await?,
+        folder: run.folder().join("elasticsearch"),
+        port: find::free_port()?,
+        transport_port: find::free_port()?,
+        heap_mib,
+        short_lived: true,
+    })
+}
+
 /// The port of a server of this test run, started by the first caller; the others wait for it.
 async fn shared<S>(name: &'static str, start: impl FnOnce(Run) -> S) -> anyhow::Result<u16>
 where
@@ -128,15 +144,6 @@ async fn start_postgres(run: Run) -> anyhow::Result<(u16, Process)> {
 }
 
 async fn start_elasticsearch(run: Run) -> anyhow::Result<(u16, Process)> {
-    let java_home = find::java_home(std::env::var_os("JAVA_HOME").as_deref(), &find::search_path())?;
-    let node = Node {
-        home: distribution::home(&run, |_| ()).await?,
-        java_home,
-        folder: run.folder().join("elasticsearch"),
-        port: find::free_port()?,
-        transport_port: find::free_port()?,
-        heap_mib: HEAP_MIB,
-        short_lived: true,
-    };
+    let node = node(&run, HEAP_MIB).await?;
     Ok((node.port, node.start(&run).await?))
 }

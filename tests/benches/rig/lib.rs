@@ -14,7 +14,9 @@ use std::time::Duration;
 
 pub mod appends;
 pub mod latency;
+pub mod orders;
 pub mod pair;
+pub mod search;
 pub mod table;
 pub mod usage;
 

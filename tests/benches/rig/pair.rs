@@ -1,6 +1,7 @@
 //! The servers of a benchmark: a private PostgreSQL with durable settings and the built write service, both empty.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -24,10 +25,11 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 pub struct Pair {
     /// The event store.
     pub pool: PgPool,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
+    pub(crate) programs: PathBuf,
     write: Process,
     postgres: Process,
-    run: Option<Run>,
+    pub(crate) run: Run,
 }
 
 impl Pair {
@@ -46,7 +48,7 @@ impl Pair {
         let address = SocketAddr::from(([127, 0, 0, 1], find::free_port()?));
         let service = Service {
             name: "write-service",
-            programs,
+            programs: programs.clone(),
             logs: run.folder().join("log"),
             metrics: SocketAddr::from(([127, 0, 0, 1], find::free_port()?)),
             environment: vec![
@@ -56,7 +58,7 @@ impl Pair {
         };
         let mut write = run.start(&service.program("serve"))?;
         service.ready(&mut write).await?;
-        Ok(Self { pool, address, write, postgres, run: Some(run) })
+        Ok(Self { pool, address, programs, write, postgres, run })
     }
 
     /// A connection of its own to the service.
@@ -89,9 +91,7 @@ impl Pair {
         self.pool.close().await;
         self.write.stop(Duration::from_secs(20)).await?;
         self.postgres.stop(Duration::from_secs(20)).await?;
-        if let Some(run) = self.run.take() {
-            run.close();
-        }
+        self.run.close();
         Ok(())
     }
 }
