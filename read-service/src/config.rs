@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use clap::Args;
@@ -39,6 +40,10 @@ pub struct Config {
     /// for this process, so that page tokens end with it. Secret.
     #[arg(long, env = "PAGE_TOKEN_KEY", hide_env_values = true)]
     pub page_token_key: Option<PageTokenKey>,
+    /// Lists, searches and reports that Elasticsearch is asked for at once. Up to fifteen times as many wait for their turn,
+    /// others are refused.
+    #[arg(long, env = "SEARCHES_AT_ONCE", default_value = "16")]
+    pub searches_at_once: NonZeroUsize,
     /// Limits of the gRPC server.
     #[command(flatten)]
     pub server: ServerConfig,

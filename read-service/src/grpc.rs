@@ -6,6 +6,7 @@
 
 mod check;
 mod request;
+mod turns;
 mod one;
 mod many;
 mod answer;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::Stream;
+use proto::reason::{Error, Reason};
 use proto::v1::order_query_service_server::{OrderQueryService, OrderQueryServiceServer};
 use proto::v1::{
     Freshness, GetOrderHistoryRequest, GetOrderHistoryResponse, GetOrderRequest, GetOrderResponse,
@@ -22,10 +24,11 @@ use proto::v1::{
     SearchOrdersRequest, SearchOrdersResponse, WatchOrderRequest, WatchOrderResponse,
 };
 use shared::server::Deadline;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use self::turns::Turns;
 use crate::Queries;
 use crate::consistency::{Consistency, Versions};
 use crate::page_token::PageTokens;
@@ -33,6 +36,10 @@ use crate::projector::{Progress, Snapshot};
 
 /// Longest wait for a version that a consistency token names.
 const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Part of a call's time, and longest time, that is kept for saying why there is no answer: less than what a wait for a
+/// version keeps, so that an answer can still follow one that was long.
+const LAST_PART: u32 = 10;
+const LAST_MAX: Duration = Duration::from_millis(250);
 
 /// `orders.v1.OrderQueryService`.
 #[derive(Clone, Debug)]
@@ -40,6 +47,7 @@ pub struct Questions {
     queries: Queries,
     consistency: Consistency,
     tokens: PageTokens,
+    turns: Turns,
     draining: CancellationToken,
 }
 
@@ -56,7 +64,8 @@ impl Questions {
             versions(&queries.aliases.products, queries.products.clone()),
         );
         let tokens = PageTokens::new(&queries.page_token_key, queries.clock.clone());
-        OrderQueryServiceServer::new(Self { queries, consistency, tokens, draining })
+        let turns = Turns::new(queries.searches_at_once);
+        OrderQueryServiceServer::new(Self { queries, consistency, tokens, turns, draining })
     }
 
     /// How fresh a read by id is that includes these projections.
@@ -94,41 +103,67 @@ fn until<T>(request: &Request<T>) -> Instant {
     Instant::now() + left.min(MAX_WAIT)
 }
 
+/// When there must be an answer or the reason why there is none: a little before the call's deadline.
+fn answer_by<T>(request: &Request<T>) -> Instant {
+    let left = request.extensions().get::<Deadline>().map_or(MAX_WAIT, |deadline| deadline.remaining());
+    Instant::now() + left.saturating_sub((left / LAST_PART).min(LAST_MAX))
+}
+
+/// The answer to a question, or what is to blame where it is not there in time.
+async fn answered<T>(
+    by: Instant,
+    blame: fn() -> Error,
+    question: impl Future<Output = Result<T, Error>>,
+) -> Result<Response<T>, Status> {
+    let answer = timeout_at(by, question).await;
+    Ok(Response::new(answer.unwrap_or_else(|_| Err(blame()))?))
+}
+
+fn search_down() -> Error {
+    Error::new(Reason::SearchDown, "the search index does not answer in time")
+}
+
+fn event_store_down() -> Error {
+    Error::new(Reason::EventStoreDown, "the event store does not answer in time")
+}
+
 #[tonic::async_trait]
 impl OrderQueryService for Questions {
     async fn get_order(
         &self,
         request: Request<GetOrderRequest>,
     ) -> Result<Response<GetOrderResponse>, Status> {
-        let until = until(&request);
+        let (until, by) = (until(&request), answer_by(&request));
         let question = request::get_order(request.into_inner(), until)?;
-        Ok(Response::new(self.order(question).await?))
+        let blame = if question.as_of.is_some() { event_store_down } else { search_down };
+        answered(by, blame, self.order(question)).await
     }
 
     async fn get_order_history(
         &self,
         request: Request<GetOrderHistoryRequest>,
     ) -> Result<Response<GetOrderHistoryResponse>, Status> {
+        let by = answer_by(&request);
         let order_id = request::order_id(&request.into_inner().order_id)?;
-        Ok(Response::new(self.history(&order_id).await?))
+        answered(by, event_store_down, self.history(&order_id)).await
     }
 
     async fn list_orders(
         &self,
         request: Request<ListOrdersRequest>,
     ) -> Result<Response<ListOrdersResponse>, Status> {
-        let until = until(&request);
+        let (until, by) = (until(&request), answer_by(&request));
         let question = request::list(request.into_inner(), until, &self.tokens)?;
-        Ok(Response::new(self.list(question).await?))
+        answered(by, search_down, self.list(question, by)).await
     }
 
     async fn search_orders(
         &self,
         request: Request<SearchOrdersRequest>,
     ) -> Result<Response<SearchOrdersResponse>, Status> {
-        let until = until(&request);
+        let (until, by) = (until(&request), answer_by(&request));
         let question = request::search(request.into_inner(), until, &self.tokens)?;
-        Ok(Response::new(self.search(question).await?))
+        answered(by, search_down, self.search(question, by)).await
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
@@ -145,8 +180,8 @@ impl OrderQueryService for Questions {
         &self,
         request: Request<GetSalesReportRequest>,
     ) -> Result<Response<GetSalesReportResponse>, Status> {
-        let until = until(&request);
+        let (until, by) = (until(&request), answer_by(&request));
         let question = request::report(request.into_inner(), until)?;
-        Ok(Response::new(self.report(question).await?))
+        answered(by, search_down, self.report(question, by)).await
     }
 }

@@ -70,6 +70,8 @@ pub struct Queries {
     pub aliases: Aliases,
     /// Authenticates page tokens.
     pub page_token_key: [u8; 32],
+    /// Lists, searches and reports that Elasticsearch is asked for at once.
+    pub searches_at_once: usize,
     /// The time.
     pub clock: Clock,
 }
@@ -144,6 +146,7 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         products: projectors.products.progress(),
         aliases: Aliases::new(&config.index_prefix),
         page_token_key: page_token_key.bytes(),
+        searches_at_once: config.searches_at_once.get(),
         index,
         feed,
         clock,

@@ -37,33 +37,62 @@ pub fn fold(text: &str) -> String {
 /// The words of `text` in order.
 #[must_use]
 pub fn words(text: &str) -> Vec<Word> {
-    let mut words = Vec::new();
-    let mut open: Option<Word> = None;
-    for (start, original) in text.char_indices() {
-        let end = start + original.len_utf8();
-        for c in std::iter::once(original).nfkd().flat_map(char::to_lowercase) {
-            if is_accent(c) || is_invisible(c) {
-                // Dropped, but its place belongs to the word that it stands in.
-                if let Some(word) = &mut open {
-                    word.range.end = end;
-                }
-            } else if stands_alone(c) {
-                words.extend(open.take());
-                words.push(Word { folded: c.to_string(), range: start..end });
-            } else if c.is_alphanumeric() || (open.is_some() && is_combining_mark(c)) {
-                let word = open.get_or_insert_with(|| Word { folded: String::new(), range: start..end });
-                push_plain(&mut word.folded, c);
-                word.range.end = end;
-                if word.folded.len() >= MAX_WORD {
-                    words.extend(open.take());
-                }
-            } else {
-                words.extend(open.take());
-            }
+    let mut cut = Cut::default();
+    let mut chars = text.char_indices().peekable();
+    while let Some((start, first)) = chars.next() {
+        let mut end = start + first.len_utf8();
+        if first.is_ascii() && chars.peek().is_none_or(|(_, next)| next.is_ascii()) {
+            cut.take(first.to_ascii_lowercase(), start..end);
+            continue;
+        }
+        // A letter with its marks is folded at once: their order is not always that in which they were typed.
+        while let Some((at, mark)) = chars.next_if(|(_, next)| canonical_combining_class(*next) != 0) {
+            end = at + mark.len_utf8();
+        }
+        // Upper case first: some letters, as sigma, have several lower-case forms of one upper-case form.
+        for c in text[start..end].nfkd().flat_map(char::to_uppercase).flat_map(char::to_lowercase) {
+            cut.take(c, start..end);
         }
     }
-    words.extend(open);
-    words
+    cut.close();
+    cut.words
+}
+
+/// Cuts folded characters into words.
+#[derive(Default)]
+struct Cut {
+    words: Vec<Word>,
+    open: Option<Word>,
+}
+
+impl Cut {
+    /// Takes the next folded character, which stands at `place` in the text.
+    fn take(&mut self, c: char, place: Range<usize>) {
+        if is_accent(c) || is_invisible(c) {
+            // Dropped, but its place belongs to the word that it stands in.
+            if let Some(word) = &mut self.open {
+                word.range.end = place.end;
+            }
+        } else if stands_alone(c) {
+            self.close();
+            self.words.push(Word { folded: c.to_string(), range: place });
+        } else if c.is_alphanumeric() || (self.open.is_some() && is_combining_mark(c)) {
+            let word = self
+                .open
+                .get_or_insert_with(|| Word { folded: String::new(), range: place.start..place.end });
+            push_plain(&mut word.folded, c);
+            word.range.end = place.end;
+            if word.folded.len() >= MAX_WORD {
+                self.close();
+            }
+        } else {
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        self.words.extend(self.open.take());
+    }
 }
 
 /// Appends a lower-case letter or digit; letters that Unicode does not decompose are written as people type them.
@@ -78,8 +107,6 @@ fn push_plain(folded: &mut String, c: char) {
         'đ' | 'ð' => folded.push('d'),
         'ħ' => folded.push('h'),
         'ŧ' => folded.push('t'),
-        'ı' => folded.push('i'),
-        'ς' => folded.push('σ'),
         _ => folded.push(c),
     }
 }
@@ -90,10 +117,13 @@ fn is_accent(c: char) -> bool {
     matches!(canonical_combining_class(c), 10..=35 | 200..)
 }
 
-/// Characters inside words that nobody sees: soft hyphen, joiners, directions, variation selectors, byte order mark.
+/// Characters inside words that nobody sees, as Unicode lists them: soft hyphen, joiners, directions, fillers, variation
+/// selectors, tags. The zero-width space is none of them: it separates words.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
-        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Whether this character is written without spaces around words: kana and ideographs.
@@ -124,11 +154,38 @@ mod tests {
             ("ﬁne ① ½", "fine 1 1 2"),
             ("हिन्दी", "हिन्दी"),
             ("co\u{ad}operate", "cooperate"),
+            ("ᾳ ΑΙ", "αι αι"),
+            ("he\u{202e}art\u{e0041}", "heart"),
+            ("Tha\u{301}\u{323}nh tha\u{323}\u{301}nh", "thanh thanh"),
             ("東京タワー", "東 京 タ ワ ー"),
             ("🎁 & \u{200f}", ""),
             ("", ""),
         ] {
             assert_eq!(fold(text), folded, "{text}");
+        }
+    }
+
+    /// The text in every case and normal form.
+    fn written(text: &str) -> [String; 6] {
+        [
+            text.to_uppercase(),
+            text.to_lowercase(),
+            text.nfc().collect(),
+            text.nfd().collect(),
+            text.nfkc().collect(),
+            text.nfkd().collect(),
+        ]
+    }
+
+    #[test]
+    fn every_character_folds_alike_in_every_case_and_form() {
+        for c in '\0'..=char::MAX {
+            let text = format!("a{c}b");
+            let folded = fold(&text);
+            assert_eq!(fold(&folded), folded, "{c:?}");
+            for form in written(&text) {
+                assert_eq!(fold(&form), folded, "{c:?} as {form:?}");
+            }
         }
     }
 
@@ -150,6 +207,24 @@ mod tests {
         fn folding_twice_changes_nothing(text in any::<String>()) {
             let once = fold(&text);
             prop_assert_eq!(fold(&once), once);
+        }
+
+        #[test]
+        fn case_and_form_change_nothing(text in any::<String>()) {
+            // An iota below a letter is a mark in lower case and a letter in upper case: further marks then change sides.
+            prop_assume!(!text.nfd().any(|c| c == '\u{345}'));
+            for form in written(&text) {
+                prop_assert_eq!(fold(&form), fold(&text), "{:?}", form);
+            }
+        }
+
+        #[test]
+        fn a_word_alone_is_the_same_word(text in any::<String>()) {
+            for word in words(&text) {
+                let alone = fold(&text[word.range.clone()]);
+                // A ligature or fraction, which is one character, may hold parts of two words.
+                prop_assert!(alone.split(' ').any(|part| part == word.folded), "{:?} {:?}", word, alone);
+            }
         }
 
         #[test]

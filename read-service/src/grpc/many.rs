@@ -4,19 +4,28 @@ use std::collections::HashMap;
 
 use proto::reason::Error;
 use proto::v1::{Freshness, GetSalesReportResponse, ListOrdersResponse, SearchOrdersResponse};
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::request::{LIST, Rows, SEARCH, SalesReport};
 use super::{Questions, answer};
 use crate::Queries;
 use crate::consistency::{Read, Wanted};
-use crate::index::{Found, IndexError};
+use crate::index::{Found, IndexError, SearchAnswer};
 use crate::page_token::Bound;
 use crate::projection::{CustomerDocument, OrderDocument, ProductDocument};
 use crate::query::highlight::highlights;
 use crate::query::report::{self, GroupBy};
 use crate::query::{SortValue, list, search};
+
+/// Hits of a search that are read with their lines at once. The lines of a larger page are read in portions, so that its memory
+/// is bounded however large its orders are.
+const WITH_LINES: u32 = 50;
+/// Lines in such a portion.
+const LINES: usize = 10_000;
+/// Bytes of the highlights of a page: with 500 summaries they stay below the 4 MiB that gRPC clients take.
+const HIGHLIGHT_BYTES: usize = 1024 * 1024;
 
 /// One page of orders.
 struct Listed {
@@ -28,9 +37,9 @@ struct Listed {
 }
 
 impl Questions {
-    pub(super) async fn list(&self, request: Rows) -> Result<ListOrdersResponse, Error> {
+    pub(super) async fn list(&self, request: Rows, by: Instant) -> Result<ListOrdersResponse, Error> {
         let body = list::body(&request.filter, request.sort, &request.page);
-        let found = self.page(&request, LIST, &body).await?;
+        let found = self.page(&request, LIST, &body, by).await?;
         Ok(ListOrdersResponse {
             orders: found.orders.iter().map(answer::summary).collect(),
             next_page_token: found.next_page_token,
@@ -40,12 +49,21 @@ impl Questions {
         })
     }
 
-    pub(super) async fn search(&self, request: Rows) -> Result<SearchOrdersResponse, Error> {
-        let body = search::body(&request.terms, &request.filter, request.sort, &request.page);
-        let found = self.page(&request, SEARCH, &body).await?;
-        let hit = |order| answer::search_hit(order, highlights(&request.terms, order));
+    pub(super) async fn search(&self, request: Rows, by: Instant) -> Result<SearchOrdersResponse, Error> {
+        let with_lines = request.page.size <= WITH_LINES;
+        let body = search::body(&request.terms, &request.filter, request.sort, &request.page, with_lines);
+        let found = self.page(&request, SEARCH, &body, by).await?;
+        let bytes = HIGHLIGHT_BYTES / found.orders.len().max(1);
+        let mut hits = Vec::with_capacity(found.orders.len());
+        for orders in portions(&found.orders, if with_lines { usize::MAX } else { LINES }) {
+            let whole = if with_lines { Vec::new() } else { self.whole(orders).await? };
+            for (i, order) in orders.iter().enumerate() {
+                let shown = whole.get(i).and_then(Option::as_ref).map_or(order, |found| &found.source);
+                hits.push(answer::search_hit(order, highlights(&request.terms, shown, bytes)));
+            }
+        }
         Ok(SearchOrdersResponse {
-            hits: found.orders.iter().map(hit).collect(),
+            hits,
             next_page_token: found.next_page_token,
             total_size: found.total_size,
             total_is_exact: found.total_is_exact,
@@ -53,11 +71,21 @@ impl Questions {
         })
     }
 
-    pub(super) async fn report(&self, request: SalesReport) -> Result<GetSalesReportResponse, Error> {
+    /// These orders with their lines.
+    async fn whole(&self, orders: &[OrderDocument]) -> Result<Vec<Option<Found<OrderDocument>>>, Error> {
+        let ids: Vec<_> = orders.iter().map(|order| order.order_id.as_str()).collect();
+        let found = self.queries.index.mget(&self.queries.aliases.orders, &ids).await;
+        found.map_err(|error| answer::index_error(&error))
+    }
+
+    pub(super) async fn report(
+        &self,
+        request: SalesReport,
+        by: Instant,
+    ) -> Result<GetSalesReportResponse, Error> {
         let body = report::body(request.group_by, &request.filter, request.limit, &request.time_zone);
         let mut freshness = self.fresh(&request.wanted).await?;
-        let orders = &self.queries.aliases.orders;
-        let answer = self.queries.index.search::<IgnoredAny>(orders, &body).await;
+        let answer = self.found::<IgnoredAny>(&body, by).await?;
         // All of the body is ours but the name of the zone, and the server may know fewer of them than we do.
         let unknown_zone =
             |error: &IndexError| error.is_kind("x_content_parse_exception") && request.time_zone != "UTC";
@@ -86,9 +114,9 @@ impl Questions {
         })
     }
 
-    async fn page(&self, request: &Rows, method: &str, body: &Value) -> Result<Listed, Error> {
+    async fn page(&self, request: &Rows, method: &str, body: &Value, by: Instant) -> Result<Listed, Error> {
         let mut freshness = self.fresh(&request.wanted).await?;
-        let answer = self.queries.index.search::<OrderDocument>(&self.queries.aliases.orders, body).await;
+        let answer = self.found::<OrderDocument>(body, by).await?;
         let mut answer = answer.map_err(|error| answer::index_error(&error))?;
         if let Some(hit) = answer.hits.first() {
             freshness.index.clone_from(&hit.index);
@@ -109,6 +137,17 @@ impl Questions {
             total_is_exact: answer.total_is_exact,
             freshness,
         })
+    }
+
+    /// Searches for orders, in its turn, up to a moment.
+    async fn found<D: DeserializeOwned>(
+        &self,
+        body: &Value,
+        by: Instant,
+    ) -> Result<Result<SearchAnswer<D>, IndexError>, Error> {
+        let _turn = self.turns.take(by).await?;
+        let limit = by.saturating_duration_since(Instant::now());
+        Ok(self.queries.index.search_within(&self.queries.aliases.orders, body, limit).await)
     }
 
     /// Makes sure that a search is as fresh as wanted, and says how fresh it will be. Taken before the search: what it
@@ -144,6 +183,22 @@ impl Questions {
         freshness.lag_seconds = freshness.lag_seconds.max(progress.lag_seconds);
         names.map_err(|error| answer::index_error(&error))
     }
+}
+
+/// The orders in portions of so many lines, each of at least one order.
+fn portions(orders: &[OrderDocument], lines: usize) -> impl Iterator<Item = &[OrderDocument]> {
+    let mut rest = orders;
+    std::iter::from_fn(move || {
+        let mut left = i64::try_from(lines).unwrap_or(i64::MAX);
+        let fits = |order: &&OrderDocument| {
+            left -= order.item_count;
+            left >= 0
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (portion, behind) = rest.split_at(count);
+        rest = behind;
+        (!portion.is_empty()).then_some(portion)
+    })
 }
 
 fn named<D>(

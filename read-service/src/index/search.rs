@@ -1,6 +1,7 @@
 //! What a query finds.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use elasticsearch::http::Method;
 use serde::Deserialize;
@@ -99,9 +100,25 @@ impl Index {
         target: &str,
         body: &Value,
     ) -> Result<SearchAnswer<D>, IndexError> {
+        self.search_within(target, body, READ_LIMIT).await
+    }
+
+    /// The same, for as long as `limit`: Elasticsearch then stops searching too.
+    ///
+    /// # Errors
+    /// As [`Index::search`].
+    pub async fn search_within<D: DeserializeOwned>(
+        &self,
+        target: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> Result<SearchAnswer<D>, IndexError> {
         // Partial results can be refused here only, not in the body.
-        let path = format!("/{target}/_search?allow_partial_search_results=false&version=true");
-        let answer: Answer<D> = self.json(Method::Post, &path, Some(body), READ_LIMIT).await?;
+        let path = format!(
+            "/{target}/_search?allow_partial_search_results=false&version=true&timeout={}ms",
+            limit.as_millis().max(1)
+        );
+        let answer: Answer<D> = self.json(Method::Post, &path, Some(body), limit).await?;
         if answer.timed_out {
             return Err(IndexError::Unavailable("search timed out".to_owned()));
         }

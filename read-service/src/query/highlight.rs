@@ -25,9 +25,10 @@ pub struct Highlight {
     pub fragment: String,
 }
 
-/// The texts of `order` in which `terms` are found, each different text of a field once, at most ten a field.
+/// The texts of `order` in which `terms` are found, each different text of a field once, at most ten a field, and behind the
+/// first no more than `bytes` in all.
 #[must_use]
-pub fn highlights(terms: &[Term], order: &OrderDocument) -> Vec<Highlight> {
+pub fn highlights(terms: &[Term], order: &OrderDocument, bytes: usize) -> Vec<Highlight> {
     let mut found = Vec::new();
     found.extend(in_id(terms, "order_id", &order.order_id));
     found.extend(
@@ -39,6 +40,14 @@ pub fn highlights(terms: &[Term], order: &OrderDocument) -> Vec<Highlight> {
     found.extend(ids.filter_map(|id| in_id(terms, "lines.product_id", id)).take(MAX_PER_FIELD));
     let names = distinct(order.lines.iter().map(|line| line.product_name.as_str()));
     found.extend(names.filter_map(|name| in_text(terms, "lines.product_name", name)).take(MAX_PER_FIELD));
+    let mut left = bytes;
+    let mut fits = |shown: &Highlight| {
+        let room = left.checked_sub(shown.fragment.len());
+        left = room.unwrap_or(0);
+        room.is_some()
+    };
+    let kept = found.iter().take_while(|shown| fits(shown)).count().max(1);
+    found.truncate(kept);
     found
 }
 
@@ -97,7 +106,7 @@ fn marked(text: &str, hit: impl Fn(usize) -> bool) -> String {
 }
 
 /// Whether one letter wrong, missing, added or two neighbours swapped make `a` out of `b`.
-fn within_one_edit(a: &str, b: &str) -> bool {
+pub(super) fn within_one_edit(a: &str, b: &str) -> bool {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let (a, b) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     if b.len() - a.len() > 1 {

@@ -1,12 +1,18 @@
 //! Bodies as they are sent, kept as snapshots, and what is read out of answers.
 
-use insta::assert_json_snapshot;
-use serde_json::json;
+use std::collections::HashSet;
+use std::ops::Range;
 
-use super::highlight::highlights;
+use insta::assert_json_snapshot;
+use proptest::prelude::*;
+use serde_json::json;
+use unicode_normalization::UnicodeNormalization as _;
+
+use super::highlight::{MARK_END, MARK_START, highlights, within_one_edit};
 use super::report::GroupBy;
 use super::*;
-use crate::projection::{LineDocument, OrderDocument};
+use crate::projection::{LineDocument, OrderDocument, Orders, Projection as _};
+use crate::text;
 
 fn first(size: u32) -> Page {
     Page { size, start: Start::Offset(0) }
@@ -63,7 +69,7 @@ fn the_row_that_tells_whether_more_follow_stays_in_the_window() {
 #[test]
 fn a_search_for_two_words() {
     let terms = search::terms("  Müller, R-100 & müller ");
-    assert_json_snapshot!(search::body(&terms, &Filter::default(), Sort::BestMatch, &first(50)));
+    assert_json_snapshot!(search::body(&terms, &Filter::default(), Sort::BestMatch, &first(50), true));
 }
 
 #[test]
@@ -144,7 +150,7 @@ fn order() -> OrderDocument {
 
 /// Highlights as "field: text", marks shown as brackets.
 fn found(query: &str) -> Vec<String> {
-    let shown = highlights(&search::terms(query), &order());
+    let shown = highlights(&search::terms(query), &order(), usize::MAX);
     shown
         .iter()
         .map(|h| format!("{}: {}", h.field, h.fragment.replace('\u{E000}', "[").replace('\u{E001}', "]")))
@@ -178,6 +184,131 @@ fn highlights_follow_the_rules_of_the_search() {
 fn marks_in_a_text_are_left_out() {
     let mut order = order();
     order.customer_name = "\u{E000}Jürgen\u{E001}".into();
-    let shown = highlights(&search::terms("jurgen"), &order);
+    let shown = highlights(&search::terms("jurgen"), &order, usize::MAX);
     assert_eq!(shown[0].fragment, "\u{E000}Jürgen\u{E001}");
+}
+
+#[test]
+fn a_word_of_symbols_is_compared_with_no_id() {
+    let terms = search::terms("℡");
+    assert_eq!((terms[0].written.as_str(), &terms[0].parts[..]), ("", &["tel".to_owned()][..]));
+    let body = search::body(&terms, &Filter::default(), Sort::BestMatch, &first(50), true).to_string();
+    assert!(!body.contains(r#""value":"""#), "an empty text is the beginning of every id: {body}");
+}
+
+#[test]
+fn fragments_fill_the_room_there_is() {
+    let mut order = order();
+    order.lines = (0..20)
+        .map(|i| LineDocument { product_name: format!("HEART {i:02}"), ..order.lines[0].clone() })
+        .collect();
+    let shown = |bytes| highlights(&search::terms("heart"), &order, bytes).len();
+    assert_eq!([0, 1, 14, 28, 41, 42, usize::MAX].map(shown), [1, 1, 1, 2, 2, 3, 10]);
+}
+
+/// Texts of every script, with what is hard in them: marks, joiners, directions, control characters, our own marks.
+fn texts() -> impl Strategy<Value = String> {
+    let hard = "\0\u{1b}\u{300}\u{323}\u{94d}\u{93c}\u{5b8}\u{64b}\u{200b}\u{200d}\u{202e}\u{2066}\u{e000}\u{e001}\u{fe0f}\u{feff}ßıİςſ℡½ǅﬁ👩🏽";
+    let hard: Vec<char> = hard.chars().collect();
+    let scripts = [
+        'a'..='z',
+        'À'..='ž',
+        'Α'..='ώ',
+        'Ѐ'..='ӿ',
+        'א'..='ת',
+        'ء'..='ي',
+        'ऀ'..='ॣ',
+        'ก'..='ฺ',
+        'ぁ'..='ヶ',
+        '一'..='鿿',
+        '가'..='힣',
+        'Ა'..='Ჿ',
+        'Ꭰ'..='Ᏽ',
+        '𐐀'..='𐑏',
+    ];
+    let script = proptest::char::ranges(scripts.to_vec().into());
+    let c = prop_oneof![6 => script, 2 => proptest::sample::select(hard), 1 => any::<char>(), 1 => Just(' ')];
+    proptest::collection::vec(c, 0..60).prop_map(|chars| chars.into_iter().collect())
+}
+
+/// Where the words of a text stand; those that share a character, such as a fraction, are one.
+fn places(text: &str) -> Vec<Range<usize>> {
+    let mut places: Vec<Range<usize>> = Vec::new();
+    for word in text::words(text) {
+        match places.last_mut().filter(|last| last.end > word.range.start) {
+            Some(last) => last.end = word.range.end,
+            None => places.push(word.range),
+        }
+    }
+    places
+}
+
+proptest! {
+    #[test]
+    fn every_word_is_found_and_marked_however_it_is_written(text in texts()) {
+        let mut order = order();
+        order.customer_name.clone_from(&text);
+        let indexed = Orders::search(&order);
+        let indexed: HashSet<_> = indexed.split(' ').collect();
+        let plain: String = text.chars().filter(|c| !matches!(*c, MARK_START | MARK_END)).collect();
+        for place in places(&text) {
+            let written = &text[place];
+            let forms: [String; 5] = [
+                written.to_owned(),
+                written.to_uppercase(),
+                written.to_lowercase(),
+                written.nfc().collect(),
+                written.nfkd().collect(),
+            ];
+            for form in forms {
+                let terms = search::terms(&form);
+                prop_assert!(!terms.is_empty());
+                for part in terms.iter().flat_map(|term| &term.parts) {
+                    prop_assert!(indexed.contains(part.as_str()), "{form:?}: {part:?} of {indexed:?}");
+                }
+                let shown = highlights(&terms, &order, usize::MAX);
+                let shown = shown.iter().find(|shown| shown.field == "customer_name");
+                let unmarked = shown.map(|shown| shown.fragment.replace([MARK_START, MARK_END], ""));
+                prop_assert_eq!(unmarked.as_ref(), Some(&plain), "{:?}", form);
+            }
+        }
+    }
+
+    #[test]
+    fn one_error_is_one_letter_wrong_missing_added_or_swapped(
+        word in "[abc]{0,6}", at in 0_usize..7, letter in "[abc]", other in "[abc]{0,6}"
+    ) {
+        let word: Vec<char> = word.chars().collect();
+        let of = |chars: &[char]| chars.iter().collect::<String>();
+        let mut near = HashSet::from([of(&word)]);
+        let mut added = word.clone();
+        added.insert(at.min(word.len()), letter.chars().next().unwrap());
+        near.insert(of(&added));
+        for i in 0..word.len() {
+            let mut wrong = word.clone();
+            wrong.remove(i);
+            near.insert(of(&wrong));
+            for c in 'a'..='c' {
+                let mut wrong = word.clone();
+                wrong[i] = c;
+                near.insert(of(&wrong));
+                let mut longer = word.clone();
+                longer.insert(i, c);
+                near.insert(of(&longer));
+                longer = word.clone();
+                longer.push(c);
+                near.insert(of(&longer));
+            }
+            let mut swapped = word.clone();
+            swapped.swap(i, (i + 1).min(word.len() - 1));
+            near.insert(of(&swapped));
+        }
+        if word.is_empty() {
+            near.extend(["a", "b", "c"].map(str::to_owned));
+        }
+        for near in &near {
+            prop_assert!(within_one_edit(&of(&word), near) && within_one_edit(near, &of(&word)), "{near}");
+        }
+        prop_assert_eq!(within_one_edit(&of(&word), &other), near.contains(&other));
+    }
 }

@@ -7,6 +7,8 @@ mod one;
 mod lists;
 mod searches;
 mod reports;
+mod at_scale;
 mod freshness;
 mod refusals;
 mod admin;
+mod limits;

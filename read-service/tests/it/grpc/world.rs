@@ -52,6 +52,11 @@ impl World {
 
     /// A service that finds Elasticsearch at `url`.
     pub async fn over(search: &Search, url: &str, history: &History) -> Self {
+        Self::set(search, url, history, 16).await
+    }
+
+    /// The same, which searches for so many callers at once.
+    pub async fn set(search: &Search, url: &str, history: &History, searches_at_once: usize) -> Self {
         let feed = ScriptedFeed::start(history).await;
         feed.change(|script| script.batch = 1_000);
         let flags = [
@@ -62,6 +67,7 @@ impl World {
             &format!("--feed-url={}", feed.url),
             &format!("--index-prefix={}", search.prefix),
             "--page-token-key=a key that is only for these tests",
+            &format!("--searches-at-once={searches_at_once}"),
         ];
         let service = read_service::build(Flags::try_parse_from(flags).unwrap().config).await.unwrap();
         let address = service.grpc_address().unwrap();
