@@ -105,7 +105,7 @@ reasons! {
     LineNotFound = "LINE_NOT_FOUND", FailedPrecondition, ChangeState;
     /// The order would hold more lines than an order may.
     TooManyLines = "TOO_MANY_LINES", FailedPrecondition, ChangeState;
-    /// The order's total would pass the largest amount.
+    /// The order's total would pass the largest amount, or a report's sums the largest that are exact.
     TotalOverflow = "TOTAL_OVERFLOW", FailedPrecondition, ChangeState;
     /// The customer is not registered.
     CustomerUnknown = "CUSTOMER_UNKNOWN", FailedPrecondition, ChangeState;

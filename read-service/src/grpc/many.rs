@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use proto::reason::Error;
+use proto::reason::{Error, Reason};
 use proto::v1::{Freshness, GetSalesReportResponse, ListOrdersResponse, SearchOrdersResponse};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
@@ -16,7 +16,7 @@ use crate::index::{Found, IndexError, SearchAnswer};
 use crate::page_token::Bound;
 use crate::projection::{CustomerDocument, OrderDocument, ProductDocument};
 use crate::query::highlight::highlights;
-use crate::query::report::{self, GroupBy};
+use crate::query::report::{self, GroupBy, ReportError};
 use crate::query::{SortValue, list, search};
 
 /// Hits of a search that are read with their lines at once. The lines of a larger page are read in portions, so that its memory
@@ -96,9 +96,15 @@ impl Questions {
                 answer::index_error(&error)
             }
         })?;
-        let (rows, total) = report::rows(answer.aggregations, answer.total).map_err(|error| {
-            tracing::error!(%error, "a report was answered in an unknown form");
-            Error::bug()
+        let (rows, total) = report::rows(answer.aggregations, answer.total).map_err(|error| match error {
+            ReportError::TooLarge => Error::new(
+                Reason::TotalOverflow,
+                "the report's sums pass 2^53 and would not be exact; narrow it",
+            ),
+            ReportError::Malformed(error) => {
+                tracing::error!(%error, "a report was answered in an unknown form");
+                Error::bug()
+            }
         })?;
         let keys: Vec<_> = rows.iter().map(|row| row.key.as_str()).collect();
         let mut names = self.names(request.group_by, &keys, &mut freshness).await?;

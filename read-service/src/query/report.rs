@@ -1,13 +1,28 @@
 //! The body of `GetSalesReport`, and its rows out of the answer.
 //!
 //! Elasticsearch adds in doubles: a sum is exact while it and the sums on its way stay below 2^53, which is
-//! 90,071,992,547,409.91 in a currency of two decimals. Groups are exact too: an index has one shard, so the largest are found
-//! among all of them.
+//! 90,071,992,547,409.91 in a currency of two decimals. No amount is negative, so all of them do where the total does; where it
+//! does not, there is no report. Groups are exact too: an index has one shard, so the largest are found among all of them.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use thiserror::Error;
 
 use super::Filter;
+
+/// From here on doubles leave out whole numbers: 2^53.
+const INEXACT: f64 = 9_007_199_254_740_992.0;
+
+/// There are no rows.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    /// A sum is too large to be exact.
+    #[error("a sum passes 2^53")]
+    TooLarge,
+    /// The answer is not one to [`body`].
+    #[error(transparent)]
+    Malformed(#[from] serde_json::Error),
+}
 
 /// What a row stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,10 +147,7 @@ struct Count {
 }
 
 impl Sum {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "sums of whole numbers; a cast saturates beyond 64 bits"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "sums of whole numbers below 2^53")]
     fn whole(&self) -> i64 {
         self.value.round() as i64
     }
@@ -144,9 +156,12 @@ impl Sum {
 /// The rows and the total out of the aggregations of an answer that matched `orders` orders.
 ///
 /// # Errors
-/// Where the answer is not one to [`body`].
-pub fn rows(aggregations: Value, orders: i64) -> Result<(Vec<Row>, Row), serde_json::Error> {
+/// [`ReportError`].
+pub fn rows(aggregations: Value, orders: i64) -> Result<(Vec<Row>, Row), ReportError> {
     let answer: Answer = serde_json::from_value(aggregations)?;
+    if answer.revenue.value >= INEXACT || answer.units.value >= INEXACT {
+        return Err(ReportError::TooLarge);
+    }
     let buckets = match answer.rows {
         Groups::Root { buckets } | Groups::Nested { rows: Buckets { buckets } } => buckets,
     };

@@ -110,7 +110,12 @@ fn rows_of_a_report() {
     by_product["rows"] = json!({ "doc_count": 9, "rows": { "buckets": [product] } });
     assert_eq!(report::rows(by_product, 2).unwrap(), (vec![row("85123A", 2)], row("", 2)));
 
-    assert!(report::rows(json!({}), 0).is_err());
+    assert!(matches!(report::rows(json!({}), 0), Err(report::ReportError::Malformed(_))));
+    for (revenue, units) in [(2_f64.powi(53), 1.0), (1.0, 2_f64.powi(53)), (2_f64.powi(63), 1.0)] {
+        let mut large = sums(revenue, units);
+        large["rows"] = json!({ "buckets": [] });
+        assert!(matches!(report::rows(large, 1), Err(report::ReportError::TooLarge)));
+    }
 }
 
 fn order() -> OrderDocument {
