@@ -23,7 +23,7 @@ mod bulk;
 mod control;
 mod schema;
 
-pub use bulk::{Bulk, ItemOutcome};
+pub use bulk::{Bulk, ItemOutcome, SealedBulk};
 pub use control::{Put, Record, Stamp};
 pub use document::Found;
 pub use error::IndexError;

@@ -8,6 +8,7 @@
 //! | [`projection`] | the fold: a document and the next event |
 //! | [`text`] | words of texts, folded alike for what is found and what is asked |
 //! | [`index`] | the only room that speaks Elasticsearch |
+//! | [`lanes`] | documents on their way into an index, an outcome for each |
 //! | [`lease`] | which copy projects which slices, and how far they are |
 //! | [`parking`] | streams that cannot be applied, set aside |
 //! | [`projector`] | the only loop: batch, fetch, fold, write, checkpoint |
@@ -20,6 +21,7 @@ pub mod subscription;
 pub mod projection;
 pub mod text;
 pub mod index;
+pub mod lanes;
 pub mod lease;
 pub mod parking;
 pub mod projector;

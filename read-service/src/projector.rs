@@ -13,7 +13,6 @@
 //! - `apply`: a batch into the index.
 //! - `batch`: events gathered, then folded by stream.
 //! - `documents`: what events are folded onto.
-//! - `write`: changed documents in bulks.
 //! - `progress`, `snapshot`: the same for everyone who asks.
 //! - `trouble`: wait or halt.
 
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::index::Index;
+use crate::lanes::Bounds;
 use crate::lease::Times;
 use crate::parking::ParkedStream;
 use crate::projection::Projection;
@@ -37,7 +37,6 @@ mod readers;
 mod apply;
 mod batch;
 mod documents;
-mod write;
 mod progress;
 mod snapshot;
 mod trouble;
@@ -63,10 +62,8 @@ pub struct Limits {
     pub batch_events: usize,
     /// Bytes of events folded together.
     pub batch_bytes: usize,
-    /// Bytes of one bulk; 1 to 2 MB are best (ceiling, read side, hint 8).
-    pub bulk_bytes: usize,
-    /// Bulks sent before the first is answered (hint 3).
-    pub bulks_in_flight: usize,
+    /// Bulks of changed documents.
+    pub bulks: Bounds,
     /// Bytes of documents kept in memory, so that they need not be read before they are changed (hint 2).
     pub cache_bytes: u64,
     /// The rhythm of leases.
@@ -78,8 +75,7 @@ impl Default for Limits {
         Self {
             batch_events: 5_000,
             batch_bytes: 8 * 1024 * 1024,
-            bulk_bytes: 1024 * 1024,
-            bulks_in_flight: 2,
+            bulks: Bounds::default(),
             cache_bytes: 24 * 1024 * 1024,
             leases: Times::default(),
         }
@@ -120,7 +116,7 @@ pub struct Projector<P: Projection> {
     /// Why the last step waited.
     waited_for: Option<String>,
     running: Option<Running<P>>,
-    batch: Option<Batch<P>>,
+    batch: Option<Batch>,
 }
 
 impl<P: Projection> Projector<P> {

@@ -11,12 +11,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{Index, IndexError, WRITE_LIMIT};
 
-/// Documents on their way into one index, written as the request's body at once.
+/// Documents gathered for one index, written as the request's body at once.
 #[derive(Clone, Debug, Default)]
 pub struct Bulk {
     body: Vec<u8>,
     /// Where each item ends in the body.
     ends: Vec<usize>,
+}
+
+/// Documents on their way. Clones share the bytes, so sending them again copies nothing.
+#[derive(Clone, Debug)]
+pub struct SealedBulk {
+    body: Bytes,
+    /// Where each item lies in the body.
+    items: Vec<Range<usize>>,
 }
 
 /// What became of one document.
@@ -57,6 +65,12 @@ struct Searchable<'a, D> {
 }
 
 impl Bulk {
+    /// An empty one with room for so many bytes.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { body: Vec::with_capacity(bytes), ends: Vec::new() }
+    }
+
     /// Adds a document; `search` are the words of its field `search`, left out where there are none.
     pub fn index(&mut self, id: &str, version: i64, document: &impl Serialize, search: &str) {
         self.line(&Action { index: Target { id, version, version_type: "external" } });
@@ -87,15 +101,55 @@ impl Bulk {
         self.body.len()
     }
 
-    /// A bulk of some of these documents, by their places in this one.
+    /// Nothing is added any more.
     #[must_use]
-    pub fn only(&self, items: Range<usize>) -> Self {
-        let end_of = |items: usize| items.checked_sub(1).map_or(0, |last| self.ends[last]);
-        let start = end_of(items.start);
-        Self {
-            body: self.body[start..end_of(items.end)].to_vec(),
-            ends: self.ends[items].iter().map(|end| end - start).collect(),
+    pub fn seal(self) -> SealedBulk {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let items = starts.zip(self.ends.iter().copied()).map(|(start, end)| start..end).collect();
+        SealedBulk { body: self.body.into(), items }
+    }
+}
+
+impl SealedBulk {
+    /// Number of documents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// True where there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Bytes of the request's body.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The first `items` documents and the others.
+    #[must_use]
+    pub fn split(&self, items: usize) -> (Self, Self) {
+        let middle = self.items.get(items).map_or(self.body.len(), |item| item.start);
+        let (first, second) = self.items.split_at(items);
+        let second = second.iter().map(|item| item.start - middle..item.end - middle).collect();
+        (
+            Self { body: self.body.slice(..middle), items: first.to_vec() },
+            Self { body: self.body.slice(middle..), items: second },
+        )
+    }
+
+    /// Some of the documents, by their places in ascending order.
+    #[must_use]
+    pub fn only(&self, places: &[usize]) -> Self {
+        let mut some = Bulk::default();
+        for place in places {
+            some.body.extend_from_slice(&self.body[self.items[*place].clone()]);
+            some.ends.push(some.body.len());
         }
+        some.seal()
     }
 }
 
@@ -128,11 +182,10 @@ impl Index {
     /// # Errors
     /// Where the request as a whole failed. After [`IndexError::Unavailable`] some may be stored: the same bytes may
     /// be sent again.
-    pub async fn bulk(&self, index: &str, bulk: &Bulk) -> Result<Vec<ItemOutcome>, IndexError> {
+    pub async fn bulk(&self, index: &str, bulk: &SealedBulk) -> Result<Vec<ItemOutcome>, IndexError> {
         let path = format!("/{index}/_bulk?filter_path=items.*.status,items.*.error.type");
-        let body = Bytes::copy_from_slice(&bulk.body);
-        let answer: Answer =
-            serde_json::from_slice(&self.call(Method::Post, &path, Some(body), WRITE_LIMIT).await?)?;
+        let answer = self.call(Method::Post, &path, Some(bulk.body.clone()), WRITE_LIMIT).await?;
+        let answer: Answer = serde_json::from_slice(&answer)?;
         if answer.items.len() != bulk.len() {
             return Err(IndexError::Malformed("fewer outcomes than documents".to_owned()));
         }
@@ -167,21 +220,27 @@ mod tests {
             bulk.index(id, 3, &json!({ "name": id }), "");
         }
         bulk.index("d", 1, &json!({ "name": "d" }), "d e");
-        let some = bulk.only(2..4);
-        assert_eq!(some.len(), 2);
-        assert_eq!(
-            String::from_utf8(some.body).unwrap(),
-            concat!(
-                r#"{"index":{"_id":"c","version":3,"version_type":"external"}}"#,
-                "\n",
-                r#"{"name":"c"}"#,
-                "\n",
-                r#"{"index":{"_id":"d","version":1,"version_type":"external"}}"#,
-                "\n",
-                r#"{"name":"d","search":"d e"}"#,
-                "\n",
-            )
+        let sealed = bulk.seal();
+        let c = concat!(
+            r#"{"index":{"_id":"c","version":3,"version_type":"external"}}"#,
+            "\n",
+            r#"{"name":"c"}"#,
+            "\n"
         );
+        let d = concat!(
+            r#"{"index":{"_id":"d","version":1,"version_type":"external"}}"#,
+            "\n",
+            r#"{"name":"d","search":"d e"}"#,
+            "\n",
+        );
+        let (first, second) = sealed.split(2);
+        assert_eq!((first.len(), second.len(), second.body), (2, 2, Bytes::from([c, d].concat())));
+        let (_, last) = sealed.split(3);
+        let (all, none) = last.split(1);
+        assert_eq!((all.body, none.is_empty()), (d.into(), true));
+        let some = sealed.only(&[1, 3]);
+        assert_eq!(some.only(&[1]).body, d);
+        assert_eq!(some.bytes(), c.len() + d.len());
     }
 
     #[test]

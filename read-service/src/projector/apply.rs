@@ -3,14 +3,13 @@
 //! Nothing is lost when it is dropped or fails in between: what was done stays done, in the index and in the batch,
 //! and the next attempt goes on from there.
 
-use std::collections::HashMap;
-
 use proto::v1::RecordedEvent;
 
-use super::batch::{Batch, Folded, Refusal, Stage, StreamEvents, Write, by_stream, fold_onto, gap};
+use super::batch::{Batch, Refusal, StreamEvents, fold_onto, gap};
 use super::documents::Documents;
-use super::{Tools, Trouble, write};
-use crate::index::{ItemOutcome, LiveIndex};
+use super::{Tools, Trouble};
+use crate::index::{Bulk, ItemOutcome};
+use crate::lanes::Lanes;
 use crate::parking::{ParkedStream, Parking};
 use crate::projection::Projection;
 use crate::subscription::FeedError;
@@ -18,9 +17,18 @@ use crate::subscription::FeedError;
 /// The index that is fed, with what is known of it.
 pub(super) struct Target<P: Projection> {
     pub(super) tools: Tools,
-    pub(super) live: LiveIndex,
     pub(super) parking: Parking,
     pub(super) documents: Documents<P>,
+    pub(super) lanes: Lanes<Sent<P>>,
+}
+
+/// A changed document on its way.
+pub(super) struct Sent<P: Projection> {
+    /// Place of its stream in the batch.
+    place: usize,
+    /// First version that the stored document lacks.
+    first_version: i64,
+    document: P::Document,
 }
 
 impl<P: Projection> Target<P> {
@@ -32,80 +40,112 @@ impl<P: Projection> Target<P> {
     }
 
     /// Takes the batch as far as it goes.
-    pub(super) async fn apply(&mut self, batch: &mut Batch<P>) -> Result<(), Trouble> {
-        if let Stage::Received(events) = &batch.stage {
-            batch.stage = Stage::Folded(self.fold(events).await?);
-        }
-        let Stage::Folded(folded) = &mut batch.stage else { return Ok(()) };
-        self.store(folded).await?;
-        while let Some(Refusal { key, version, error }) = folded.refusals.last() {
+    pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        // What an attempt that was dropped sent is sent again, or found to be stored.
+        self.lanes.clear();
+        batch.keep_undone();
+        let folded = self.fold(batch).await;
+        let stored = self.drain(batch).await;
+        folded.and(stored)?;
+        while let Some(Refusal { key, version, error }) = batch.refusals.last() {
             tracing::error!(projection = P::NAME, stream = key, version, error, "stream parked");
             self.parking.park(key, *version, error).await?;
-            folded.refusals.pop();
+            batch.refusals.pop();
         }
         Ok(())
     }
 
-    /// Folds the events by stream onto the documents that are there.
-    async fn fold(&mut self, events: &[RecordedEvent]) -> Result<Folded<P>, Trouble> {
-        let mut streams = by_stream(events);
-        if !self.parking.is_empty() {
-            let mut parked = HashMap::new();
-            for stream in &streams {
-                parked.insert(stream.key, self.parking.is_parked(stream.key).await?);
+    /// Folds the events by stream onto the documents that are there, and sends each changed one on its way at once: only some are
+    /// in memory at a time.
+    async fn fold(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        let mut unread = Vec::new();
+        for place in 0..batch.streams.len() {
+            let StreamEvents { key, events, .. } = &batch.streams[place];
+            if self.parking.is_parked(key).await? {
+                batch.done(place);
+                continue;
             }
-            streams.retain(|stream| !parked[stream.key]);
+            let document = self.documents.cached(key).await;
+            // A stream that begins in the batch has no document; if there is one all the same, the index says so when it is
+            // written.
+            if document.is_none() && events[0].version > 1 {
+                unread.push(place);
+                if unread.len() >= self.documents.part() {
+                    self.read_and_fold(batch, &mut unread).await?;
+                }
+            } else {
+                self.fold_stream(batch, place, document).await?;
+            }
         }
-        let mut documents = self.documents.take(&streams).await?;
-        let mut folded = Folded::default();
-        for stream in streams {
-            let document = documents.remove(stream.key);
-            self.fold_stream(&stream, document, &mut folded).await?;
+        self.read_and_fold(batch, &mut unread).await
+    }
+
+    async fn read_and_fold(&mut self, batch: &mut Batch, places: &mut Vec<usize>) -> Result<(), Trouble> {
+        if places.is_empty() {
+            return Ok(());
         }
-        Ok(folded)
+        let keys: Vec<_> = places.iter().map(|place| batch.streams[*place].key.as_str()).collect();
+        let documents = self.documents.read(&keys).await?;
+        for (place, document) in places.drain(..).zip(documents) {
+            self.fold_stream(batch, place, document).await?;
+        }
+        Ok(())
     }
 
     async fn fold_stream(
         &mut self,
-        stream: &StreamEvents<'_>,
+        batch: &mut Batch,
+        place: usize,
         mut document: Option<P::Document>,
-        folded: &mut Folded<P>,
     ) -> Result<(), Trouble> {
+        let stream = &batch.streams[place];
         let stored = document.as_ref().map_or(0, P::version);
-        let healed = match gap(stored, stream.events.iter().copied()) {
+        let healed = match gap(stored, &stream.events) {
             None => None,
             Some(missing) => match self.heal(stream, stored, missing).await {
                 Ok(healed) => healed,
                 Err(FeedError::Unreadable(error)) => {
-                    folded.refuse(stream.key, missing, error);
+                    batch.refuse(place, missing, error);
+                    batch.done(place);
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
             },
         };
-        let (changed, outcome) = match &healed {
-            Some(events) => fold_onto::<P>(&mut document, events),
-            None => fold_onto::<P>(&mut document, stream.events.iter().copied()),
-        };
+        let (changed, outcome) = fold_onto::<P>(&mut document, healed.as_ref().unwrap_or(&stream.events));
         if let Err((version, error)) = outcome {
-            folded.refuse(stream.key, version, error.to_string());
+            batch.refuse(place, version, error.to_string());
         }
         match document {
             Some(document) if changed => {
-                let key = stream.key.to_owned();
-                folded.writes.push(Write { key, first_version: stored + 1, document });
+                let key = &batch.streams[place].key;
+                let sent = Sent { place, first_version: stored + 1, document };
+                let write = |sent: &Sent<P>, bulk: &mut Bulk| {
+                    let document = &sent.document;
+                    bulk.index(key, P::version(document), document, &P::search(document));
+                };
+                self.lanes.put(sent, write).await;
+                let mut outcome = Ok(());
+                while let Some((sent, settled)) = self.lanes.settled() {
+                    outcome = outcome.and(self.settle(batch, sent, settled).await);
+                }
+                outcome
             }
-            Some(document) => self.documents.keep(stream.key, document).await,
-            None => {}
+            document => {
+                if let Some(document) = document {
+                    self.documents.keep(&batch.streams[place].key, document).await;
+                }
+                batch.done(place);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// The events of a stream from the first that is missing to the last of the batch, read afresh; `None` where the
     /// store lacks some too: then the fold meets the gap and refuses.
     async fn heal(
         &mut self,
-        stream: &StreamEvents<'_>,
+        stream: &StreamEvents,
         stored: i64,
         missing: i64,
     ) -> Result<Option<Vec<RecordedEvent>>, FeedError> {
@@ -119,36 +159,37 @@ impl<P: Projection> Target<P> {
             "gap, reading the stream"
         );
         metrics::counter!("projection_gaps_total", "projection" => P::NAME).increment(1);
-        let events = self.tools.feed.read_stream(P::CATEGORY, stream.key, stored + 1, last).await?;
+        let events = self.tools.feed.read_stream(P::CATEGORY, &stream.key, stored + 1, last).await?;
         Ok(events.last().is_some_and(|event| event.version >= last).then_some(events))
     }
 
-    /// Stores the documents; those that do not fit become refusals. What is stored is taken out.
-    async fn store(&mut self, folded: &mut Folded<P>) -> Result<(), Trouble> {
-        let outcomes =
-            write::store(&self.tools.index, &self.live.name, &folded.writes, &self.tools.limits).await;
-        let mut trouble = None;
-        let mut left = Vec::new();
-        for (write, outcome) in std::mem::take(&mut folded.writes).into_iter().zip(outcomes) {
-            match outcome {
-                ItemOutcome::Applied => self.documents.keep(&write.key, write.document).await,
-                // A later version may be stored: what this copy has folded is not to be folded on.
-                ItemOutcome::AlreadyApplied => {}
-                ItemOutcome::Unfit(error) => {
-                    folded.refuse(&write.key, write.first_version, error.to_string());
-                }
-                ItemOutcome::Closed(error) => {
-                    trouble = Some(Trouble::Halt(error.to_string()));
-                    left.push(write);
-                }
-                ItemOutcome::Later(error) => {
-                    trouble.get_or_insert_with(|| Trouble::Wait(error.to_string()));
-                    left.push(write);
-                }
-            }
+    /// Waits until everything sent has its outcome; the first trouble, if any.
+    async fn drain(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        let mut outcome = Ok(());
+        while let Some((sent, settled)) = self.lanes.next().await {
+            outcome = outcome.and(self.settle(batch, sent, settled).await);
         }
-        folded.writes = left;
-        trouble.map_or(Ok(()), Err)
+        outcome
+    }
+
+    /// What became of a document. One that does not fit becomes a refusal; one that is not stored stays in the batch.
+    async fn settle(
+        &mut self,
+        batch: &mut Batch,
+        sent: Sent<P>,
+        outcome: ItemOutcome,
+    ) -> Result<(), Trouble> {
+        let Sent { place, first_version, document } = sent;
+        match outcome {
+            ItemOutcome::Applied => self.documents.keep(&batch.streams[place].key, document).await,
+            // A later version may be stored: what this copy has folded is not to be folded on.
+            ItemOutcome::AlreadyApplied => {}
+            ItemOutcome::Unfit(error) => batch.refuse(place, first_version, error.to_string()),
+            ItemOutcome::Closed(error) => return Err(Trouble::Halt(error.to_string())),
+            ItemOutcome::Later(error) => return Err(Trouble::Wait(error.to_string())),
+        }
+        batch.done(place);
+        Ok(())
     }
 
     /// Applies a parked stream from its beginning; still parked where that fails again.
@@ -158,18 +199,17 @@ impl<P: Projection> Target<P> {
         }
         self.documents.forget(stream_key).await;
         let events = self.tools.feed.read_stream(P::CATEGORY, stream_key, 1, 0).await?;
-        let mut document = None;
-        let (_, outcome) = fold_onto::<P>(&mut document, &events);
-        let mut folded = Folded::default();
-        match (outcome, document) {
-            (Err((version, error)), _) => folded.refuse(stream_key, version, error.to_string()),
-            (Ok(()), Some(document)) => {
-                folded.writes.push(Write { key: stream_key.to_owned(), first_version: 1, document });
-            }
-            (Ok(()), None) => folded.refuse(stream_key, 1, "the stream has no events".to_owned()),
-        }
-        self.store(&mut folded).await?;
-        let parked = if let Some(refusal) = folded.refusals.pop() {
+        let refusal = if events.is_empty() {
+            let error = "the stream has no events".to_owned();
+            Some(Refusal { key: stream_key.to_owned(), version: 1, error })
+        } else {
+            let mut batch = Batch::new(events, Vec::new());
+            self.lanes.clear();
+            self.fold_stream(&mut batch, 0, None).await?;
+            self.drain(&mut batch).await?;
+            batch.refusals.pop()
+        };
+        let parked = if let Some(refusal) = refusal {
             Some(self.parking.park(stream_key, refusal.version, &refusal.error).await?)
         } else {
             self.parking.unpark(stream_key).await?;

@@ -12,7 +12,7 @@ const MAX_LINKS: usize = 32;
 
 /// Events gathered from the feed, until everything in them is stored.
 #[derive(Debug)]
-pub struct Batch<P: Projection> {
+pub struct Batch {
     /// What is done when all of it is stored.
     pub parts: Vec<Part>,
     /// Number of events.
@@ -21,8 +21,10 @@ pub struct Batch<P: Projection> {
     pub oldest: Option<i64>,
     /// Trace contexts of the commands, each once, a bounded number.
     pub traceparents: Vec<String>,
-    /// How far it is.
-    pub stage: Stage<P>,
+    /// The events by stream, streams in the order of their first event.
+    pub streams: Vec<StreamEvents>,
+    /// Streams to set aside.
+    pub refusals: Vec<Refusal>,
 }
 
 /// How far a batch takes some ranges of slices.
@@ -38,35 +40,6 @@ pub struct Part {
     pub as_of: Option<i64>,
 }
 
-/// How far a batch is.
-#[derive(Debug)]
-pub enum Stage<P: Projection> {
-    /// As the feed gave it.
-    Received(Vec<RecordedEvent>),
-    /// Folded; what is stored has been taken out.
-    Folded(Folded<P>),
-}
-
-/// What a batch changes.
-#[derive(Debug)]
-pub struct Folded<P: Projection> {
-    /// Documents to store, each once.
-    pub writes: Vec<Write<P>>,
-    /// Streams to set aside.
-    pub refusals: Vec<Refusal>,
-}
-
-/// A changed document.
-#[derive(Debug)]
-pub struct Write<P: Projection> {
-    /// Key of the stream, which is the document's id.
-    pub key: String,
-    /// First version that the stored document lacks.
-    pub first_version: i64,
-    /// The document.
-    pub document: P::Document,
-}
-
 /// A stream that cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -78,7 +51,7 @@ pub struct Refusal {
     pub error: String,
 }
 
-impl<P: Projection> Batch<P> {
+impl Batch {
     /// A batch of these events.
     #[must_use]
     pub fn new(events: Vec<RecordedEvent>, parts: Vec<Part>) -> Self {
@@ -92,7 +65,30 @@ impl<P: Projection> Batch<P> {
             }
         }
         let oldest = events.iter().filter_map(recorded_at).min();
-        Self { parts, events: events.len(), oldest, traceparents, stage: Stage::Received(events) }
+        let count = events.len();
+        Self { parts, events: count, oldest, traceparents, streams: by_stream(events), refusals: Vec::new() }
+    }
+
+    /// Sets a stream aside, from the first of the versions that were refused.
+    pub fn refuse(&mut self, place: usize, version: i64, error: String) {
+        let key = self.streams[place].key.clone();
+        match self.refusals.iter_mut().find(|refusal| refusal.key == key) {
+            Some(known) if known.version <= version => {}
+            Some(known) => *known = Refusal { key, version, error },
+            None => self.refusals.push(Refusal { key, version, error }),
+        }
+    }
+
+    /// Everything of the stream is stored or refused.
+    pub fn done(&mut self, place: usize) {
+        let stream = &mut self.streams[place];
+        stream.done = true;
+        stream.events = Vec::new();
+    }
+
+    /// Leaves out the streams that are done. Places of the others change.
+    pub fn keep_undone(&mut self) {
+        self.streams.retain(|stream| !stream.done);
     }
 }
 
@@ -101,40 +97,27 @@ pub fn recorded_at(event: &RecordedEvent) -> Option<i64> {
     event.recorded_time.as_ref().and_then(proto::time::to_nanos)
 }
 
-impl<P: Projection> Default for Folded<P> {
-    fn default() -> Self {
-        Self { writes: Vec::new(), refusals: Vec::new() }
-    }
-}
-
-impl<P: Projection> Folded<P> {
-    /// Sets a stream aside.
-    pub fn refuse(&mut self, key: &str, version: i64, error: String) {
-        self.refusals.push(Refusal { key: key.to_owned(), version, error });
-    }
-}
-
 /// The events of one stream in a batch, in version order, perhaps with repeats.
 #[derive(Debug)]
-pub struct StreamEvents<'a> {
+pub struct StreamEvents {
     /// Key of the stream.
-    pub key: &'a str,
-    /// Its events, at least one.
-    pub events: Vec<&'a RecordedEvent>,
+    pub key: String,
+    /// Its events, at least one until it is done.
+    pub events: Vec<RecordedEvent>,
+    done: bool,
 }
 
-/// The events by stream, streams in the order of their first event.
-#[must_use]
-pub fn by_stream(events: &[RecordedEvent]) -> Vec<StreamEvents<'_>> {
-    let mut places: HashMap<&str, usize> = HashMap::new();
-    let mut streams: Vec<StreamEvents<'_>> = Vec::new();
+fn by_stream(events: Vec<RecordedEvent>) -> Vec<StreamEvents> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut streams: Vec<StreamEvents> = Vec::new();
     for event in events {
-        let key = event.stream_key.as_str();
-        let place = *places.entry(key).or_insert_with(|| {
-            streams.push(StreamEvents { key, events: Vec::new() });
-            streams.len() - 1
-        });
-        streams[place].events.push(event);
+        if let Some(place) = places.get(&event.stream_key) {
+            streams[*place].events.push(event);
+        } else {
+            let key = event.stream_key.clone();
+            places.insert(key.clone(), streams.len());
+            streams.push(StreamEvents { key, events: vec![event], done: false });
+        }
     }
     streams
 }
@@ -185,9 +168,11 @@ mod tests {
     #[test]
     fn streams_come_in_the_order_of_their_first_event() {
         let events = [event("b", 1), event("a", 4), event("b", 2), event("a", 4)];
-        let streams: Vec<_> = by_stream(&events)
+        let batch = Batch::new(events.into(), vec![]);
+        let streams: Vec<_> = batch
+            .streams
             .iter()
-            .map(|stream| (stream.key, stream.events.iter().map(|event| event.version).collect::<Vec<_>>()))
+            .map(|stream| (&*stream.key, stream.events.iter().map(|event| event.version).collect::<Vec<_>>()))
             .collect();
         assert_eq!(streams, [("b", vec![1, 2]), ("a", vec![4, 4])]);
     }
@@ -210,7 +195,7 @@ mod tests {
     #[test]
     fn traces_are_linked_once_and_not_without_end() {
         let traced = |i: usize| RecordedEvent { traceparent: format!("t{}", i / 2), ..event("a", 1) };
-        let batch = Batch::<crate::projection::Orders>::new((0..200).map(traced).collect(), vec![]);
+        let batch = Batch::new((0..200).map(traced).collect(), vec![]);
         assert_eq!(batch.traceparents.len(), MAX_LINKS);
         assert_eq!(batch.traceparents[31], "t31");
     }

@@ -1,14 +1,12 @@
-//! The documents that events are folded onto: kept in memory where they fit, else read from the index in one request.
+//! The documents that events are folded onto: kept in memory where they fit, else read from the index, as many in one request as
+//! take a bounded amount of memory.
 //!
 //! A document is taken out while it is folded and comes back only when it is stored, so that memory is never ahead of
 //! the index.
 
-use std::collections::HashMap;
-
 use moka::future::Cache;
 use serde_json::Value;
 
-use super::batch::StreamEvents;
 use crate::index::{Found, Index, IndexError};
 use crate::projection::Projection;
 
@@ -17,6 +15,20 @@ pub struct Documents<P: Projection> {
     index: Index,
     target: String,
     cache: Cache<String, P::Document>,
+    part: usize,
+}
+
+/// Bytes of documents that are read at a time, about.
+const READ_BYTES: usize = 2 * 1024 * 1024;
+/// Documents that are read at a time: at first, while nothing is known of their size, and always.
+const FEW: usize = 64;
+const LEAST: usize = 8;
+const MOST: usize = 1_000;
+
+/// How many documents to read next, when the last `documents` took so many bytes.
+fn next_part(part: usize, documents: usize, bytes: usize) -> usize {
+    let fit = READ_BYTES.saturating_mul(documents) / bytes.max(1);
+    fit.min(part * 2).clamp(LEAST, MOST)
 }
 
 impl<P: Projection> Documents<P> {
@@ -27,38 +39,31 @@ impl<P: Projection> Documents<P> {
             u32::try_from(key.len() + P::weight(document)).unwrap_or(u32::MAX)
         };
         let cache = Cache::builder().max_capacity(cache_bytes).weigher(weigh).build();
-        Self { index, target, cache }
+        Self { index, target, cache, part: FEW }
     }
 
-    /// The documents of these streams; those that do not exist are left out, as are streams that begin in the batch:
-    /// if such a one is there all the same, the index says so when it is written.
+    /// Takes the document of this stream out of memory.
+    pub async fn cached(&self, key: &str) -> Option<P::Document> {
+        self.cache.remove(key).await
+    }
+
+    /// How many documents may be read at a time, so that they take a bounded amount of memory.
+    pub fn part(&self) -> usize {
+        self.part
+    }
+
+    /// The documents of these streams from the index, in their order; `None` for each that is not there.
     ///
     /// # Errors
     /// Where Elasticsearch fails.
-    pub async fn take(
-        &self,
-        streams: &[StreamEvents<'_>],
-    ) -> Result<HashMap<String, P::Document>, IndexError> {
-        let mut documents = HashMap::with_capacity(streams.len());
-        let mut absent = Vec::new();
-        for stream in streams {
-            match self.cache.remove(stream.key).await {
-                Some(document) => {
-                    documents.insert(stream.key.to_owned(), document);
-                }
-                None if stream.events[0].version > 1 => absent.push(stream.key),
-                None => {}
-            }
-        }
-        if !absent.is_empty() {
-            let found = self.read(&absent).await?;
-            let found = absent.into_iter().map(str::to_owned).zip(found);
-            documents.extend(found.filter_map(|(key, document)| Some((key, document?))));
-        }
+    pub async fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<P::Document>>, IndexError> {
+        let documents = self.get(keys).await?;
+        let bytes: usize = documents.iter().flatten().map(P::weight).sum();
+        self.part = next_part(self.part, documents.len(), bytes);
         Ok(documents)
     }
 
-    async fn read(&self, keys: &[&str]) -> Result<Vec<Option<P::Document>>, IndexError> {
+    async fn get(&self, keys: &[&str]) -> Result<Vec<Option<P::Document>>, IndexError> {
         match self.index.mget::<P::Document>(&self.target, keys).await {
             Ok(found) => Ok(found.into_iter().map(|found| found.and_then(Self::sound)).collect()),
             // A document that was altered by other hands must not stop all others: it counts as absent and is folded
@@ -98,5 +103,19 @@ impl<P: Projection> Documents<P> {
     /// Forgets a document.
     pub async fn forget(&self, key: &str) {
         self.cache.invalidate(key).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_as_large_as_its_documents_allow() {
+        assert_eq!(next_part(64, 64, 64 * 1024), 128, "small ones: more, but not all at once");
+        assert_eq!(next_part(800, 800, 800 * 1024), 1_000);
+        assert_eq!(next_part(64, 64, 64 * 100 * 1024), 20);
+        assert_eq!(next_part(64, 64, 64 * 10 * 1024 * 1024), 8);
+        assert_eq!(next_part(64, 64, 0), 128, "none of them there");
     }
 }

@@ -15,7 +15,6 @@ use shared::clock::Clock;
 use super::Limits;
 use super::batch::{Batch, Part, recorded_at};
 use crate::lease::{self, RANGES};
-use crate::projection::Projection;
 use crate::subscription::{Feed, FeedError, Item, Subscription};
 
 /// Positions between ranges that are still read together: reading them twice costs less than another subscription.
@@ -176,7 +175,7 @@ impl Readers {
     }
 
     /// The batch; `None` where there are no events.
-    pub fn take<P: Projection>(&mut self) -> Option<Batch<P>> {
+    pub fn take(&mut self) -> Option<Batch> {
         let mut events = Vec::new();
         let mut parts = Vec::new();
         for reader in self.all.iter_mut().filter(|reader| !reader.events.is_empty()) {

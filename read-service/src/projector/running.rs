@@ -9,6 +9,7 @@ use super::batch::Batch;
 use super::documents::Documents;
 use super::readers::{Heard, Readers, What};
 use super::{Tools, Trouble};
+use crate::lanes::Lanes;
 use crate::lease::{Leases, Place, RANGES};
 use crate::parking::{ParkedStream, Parking};
 use crate::projection::Projection;
@@ -66,10 +67,11 @@ impl<P: Projection> Running<P> {
             "projection opened"
         );
         let documents = Documents::new(tools.index.clone(), live.name.clone(), tools.limits.cache_bytes);
+        let lanes = Lanes::new(tools.index.clone(), live.name.clone(), P::NAME, tools.limits.bulks);
         Ok(Self {
             readers: Readers::new(tools.feed.clone(), leases.store_id(), P::CATEGORY, tools.clock.clone()),
             leases,
-            target: Target { tools, live, parking, documents },
+            target: Target { tools, parking, documents, lanes },
             arranged: [false; RANGES],
             checkpointed: Instant::now(),
             refreshed: Instant::now(),
@@ -77,7 +79,7 @@ impl<P: Projection> Running<P> {
     }
 
     /// The next batch; `None` where there is nothing to apply until something else is due.
-    pub(super) async fn gather(&mut self) -> Result<Option<Batch<P>>, Trouble> {
+    pub(super) async fn gather(&mut self) -> Result<Option<Batch>, Trouble> {
         let mut until = self.next_due();
         let progress = &self.target.tools.progress;
         while !self.readers.is_whole(&self.target.tools.limits) {
@@ -125,7 +127,7 @@ impl<P: Projection> Running<P> {
     }
 
     /// Takes the batch as far as it goes; leases are renewed meanwhile.
-    pub(super) async fn apply(&mut self, batch: &mut Batch<P>) -> Result<(), Trouble> {
+    pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
         let Self { target, leases, .. } = self;
         let progress = target.tools.progress.clone();
         let keep = async {
@@ -145,7 +147,7 @@ impl<P: Projection> Running<P> {
     }
 
     /// Everything in the batch is stored.
-    pub(super) fn done(&mut self, batch: &Batch<P>) {
+    pub(super) fn done(&mut self, batch: &Batch) {
         let Target { tools, parking, .. } = &self.target;
         tools.progress.stored(&batch.parts, batch.oldest, parking.len());
         metrics::histogram!("projection_batch_events", "projection" => P::NAME)

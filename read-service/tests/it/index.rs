@@ -90,7 +90,7 @@ async fn documents_fit_their_mappings_and_strangers_do_not() {
     bulk.index("b", 1, &json!({ "order_id": "b", "surprise": 1 }), "");
     bulk.index("c", 1, &json!({ "order_id": "c", "total": "much" }), "");
     bulk.index("d", 1, &json!({ "order_id": "d" }), "words");
-    let outcomes = search.index.bulk(&orders, &bulk).await.unwrap();
+    let outcomes = search.index.bulk(&orders, &bulk.seal()).await.unwrap();
     let unfit = |kind: &str| ItemOutcome::Unfit(IndexError::Refused { status: 400, kind: kind.to_owned() });
     let expected = [
         ItemOutcome::Applied,
@@ -111,7 +111,10 @@ async fn documents_fit_their_mappings_and_strangers_do_not() {
         updated_at: 2,
     };
     bulk.index("c", 1, &customer, "");
-    assert_eq!(search.index.bulk(&search.name("customers"), &bulk).await.unwrap(), [ItemOutcome::Applied]);
+    assert_eq!(
+        search.index.bulk(&search.name("customers"), &bulk.seal()).await.unwrap(),
+        [ItemOutcome::Applied]
+    );
     let mut bulk = Bulk::default();
     let product = ProductDocument {
         product_id: "p".to_owned(),
@@ -121,7 +124,10 @@ async fn documents_fit_their_mappings_and_strangers_do_not() {
         updated_at: 2,
     };
     bulk.index("p", 1, &product, "");
-    assert_eq!(search.index.bulk(&search.name("products"), &bulk).await.unwrap(), [ItemOutcome::Applied]);
+    assert_eq!(
+        search.index.bulk(&search.name("products"), &bulk.seal()).await.unwrap(),
+        [ItemOutcome::Applied]
+    );
 }
 
 #[tokio::test]
@@ -131,7 +137,7 @@ async fn a_document_never_goes_back() {
     for version in [5, 5, 4, 6] {
         bulk.index("a", version, &order("a", version, 0), "");
     }
-    let outcomes = search.index.bulk(&orders, &bulk).await.unwrap();
+    let outcomes = search.index.bulk(&orders, &bulk.seal()).await.unwrap();
     let (applied, already) = (ItemOutcome::Applied, ItemOutcome::AlreadyApplied);
     assert_eq!(outcomes, [applied.clone(), already.clone(), already, applied]);
     let found = search.index.get::<OrderDocument>(&orders, "a").await.unwrap().unwrap();
@@ -145,7 +151,7 @@ async fn reads_by_id_see_what_no_refresh_has_shown() {
     let mut bulk = Bulk::default();
     bulk.index("a", 3, &order("a", 3, 0), "");
     bulk.index("..", 7, &order("..", 7, 0), "");
-    search.index.bulk(&orders, &bulk).await.unwrap();
+    search.index.bulk(&orders, &bulk.seal()).await.unwrap();
     let index = &search.index;
     let found = index.get::<OrderDocument>(&alias, "a").await.unwrap().unwrap();
     assert_eq!((found.version, found.index, found.source), (3, orders.clone(), order("a", 3, 0)));
@@ -173,7 +179,7 @@ async fn times_sort_and_page_to_the_nanosecond() {
     for (key, placed_at) in [("a", base), ("b", base + 1), ("c", base + 1), ("d", base + 999), ("e", 0)] {
         bulk.index(key, 1, &order(key, 1, placed_at), "");
     }
-    search.index.bulk(&orders, &bulk).await.unwrap();
+    search.index.bulk(&orders, &bulk.seal()).await.unwrap();
     search.index.refresh(&orders).await.unwrap();
     let mut body =
         json!({ "size": 1, "sort": [{ "placed_at": "desc" }, { "order_id": "asc" }], "_source": false });
@@ -223,7 +229,7 @@ async fn failures_say_what_they_are() {
     let mut bulk = Bulk::default();
     bulk.index("a", 1, &json!({}), "");
     assert!(matches!(
-        search.index.bulk(&absent, &bulk).await.as_deref(),
+        search.index.bulk(&absent, &bulk.clone().seal()).await.as_deref(),
         Ok([ItemOutcome::Closed(_)]) | Err(_)
     ));
     let nonsense =
@@ -231,7 +237,7 @@ async fn failures_say_what_they_are() {
     assert!(matches!(nonsense, IndexError::Refused { status: 400, .. }), "{nonsense}");
     let close = format!("/{orders}/_close");
     search.raw(Method::Post, &close, None).await;
-    assert!(matches!(search.index.bulk(&orders, &bulk).await.unwrap()[..], [ItemOutcome::Closed(_)]));
+    assert!(matches!(search.index.bulk(&orders, &bulk.seal()).await.unwrap()[..], [ItemOutcome::Closed(_)]));
 
     let nobody = Index::new("http://127.0.0.1:1").unwrap();
     let unanswered = nobody.get::<Value>(&orders, "a").await.unwrap_err();

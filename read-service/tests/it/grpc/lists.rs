@@ -168,7 +168,7 @@ async fn store(world: &World, numbers: std::ops::Range<usize>) {
         bulk.index(&order.order_id, order.version, &order, "heart");
     }
     let index = format!("{}orders-v1-1", world.prefix);
-    let outcomes = world.index.bulk(&index, &bulk).await.unwrap();
+    let outcomes = world.index.bulk(&index, &bulk.seal()).await.unwrap();
     assert!(outcomes.iter().all(|outcome| *outcome == ItemOutcome::Applied));
     world.index.refresh(&index).await.unwrap();
 }
