@@ -296,6 +296,22 @@ impl Leases {
         self.write(writes.collect()).await
     }
 
+    /// Says in the ranges of this copy that it applies nothing while this hold lasts, and how far they are.
+    ///
+    /// # Errors
+    /// [`LeaseError`].
+    pub async fn stop_for(&mut self, hold: &str, standings: &Standings) -> Result<(), LeaseError> {
+        let moving = |range: &usize| {
+            let Tenure { renewed, record, .. } = &self.ranges[*range];
+            renewed.is_some() && record.held != hold
+        };
+        let writes = (0..RANGES).filter(moving).map(|range| {
+            let record = self.ranges[range].record.clone().at(standings[range]).held_for(hold);
+            (range, record.left_to(&self.me))
+        });
+        self.write(writes.collect()).await
+    }
+
     /// Stores how far the ranges are that this copy projects, and leaves them to others.
     ///
     /// # Errors
@@ -385,6 +401,18 @@ impl Leases {
 }
 
 impl Place {
+    /// How far each range is, and of which store; `None` where not all of them have a record of this index.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn recorded(&self) -> Result<Option<(String, Standings)>, LeaseError> {
+        let found = self.find(&record::ids(&self.live.name)).await?;
+        let ours = |record: &Record<RangeRecord>| record.value.index_uuid == self.live.uuid;
+        let found: Vec<_> = found.into_iter().flatten().filter(ours).map(|record| record.value).collect();
+        let Some(first) = found.first().filter(|_| found.len() == RANGES) else { return Ok(None) };
+        Ok(Some((first.store_id.clone(), std::array::from_fn(|range| found[range].standing()))))
+    }
+
     async fn find(&self, ids: &[String]) -> Result<Vec<Option<Record<RangeRecord>>>, LeaseError> {
         Ok(self.index.records(&self.control, ids).await?)
     }

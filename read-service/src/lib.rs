@@ -12,6 +12,8 @@
 //! | [`lease`] | which copy projects which slices, and how far they are |
 //! | [`parking`] | streams that cannot be applied, set aside |
 //! | [`projector`] | the only loop: batch, fetch, fold, write, checkpoint |
+//! | [`feeds`] | which indices a projection has: live, being rebuilt, previous |
+//! | `feeding` | a projector for each of them |
 //! | [`query`] | a request becomes JSON, an answer becomes rows |
 //! | [`page_token`] | where a list goes on, authenticated |
 //! | [`consistency`] | waits until a written version can be read |
@@ -25,6 +27,8 @@ pub mod lanes;
 pub mod lease;
 pub mod parking;
 pub mod projector;
+pub mod feeds;
+mod feeding;
 pub mod query;
 pub mod page_token;
 pub mod consistency;
@@ -45,9 +49,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::Config;
 use self::config::PageTokenKey;
+use self::feeds::Feeds;
 use self::index::Index;
 use self::projection::{Customers, Orders, Products, Projection};
-use self::projector::{Limits, Progress, Projector};
+use self::projector::{Limits, Progress, Tools};
 use self::subscription::Feed;
 
 /// How often the gauges of the projections are set.
@@ -97,7 +102,7 @@ impl Aliases {
             orders: alias(Orders::NAME),
             customers: alias(Customers::NAME),
             products: alias(Products::NAME),
-            control: alias(projector::CONTROL),
+            control: alias(feeds::CONTROL),
         }
     }
 }
@@ -109,14 +114,15 @@ pub struct Service {
     grpc: TcpListener,
     metrics: TcpListener,
     queries: Queries,
-    projectors: Projectors,
+    tools: Projections,
 }
 
+/// What each projection works with.
 #[derive(Debug)]
-struct Projectors {
-    orders: Projector<Orders>,
-    customers: Projector<Customers>,
-    products: Projector<Products>,
+struct Projections {
+    orders: Tools,
+    customers: Tools,
+    products: Tools,
 }
 
 /// Binds the addresses. Elasticsearch and the feed are connected to when they are needed.
@@ -137,15 +143,24 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         PageTokenKey::random()
     });
     let copy = copy_name(&config.host_name);
-    let projectors = Projectors {
-        orders: projector(&index, &feed, &config.index_prefix, &copy, Limits::default(), &clock),
-        customers: projector(&index, &feed, &config.index_prefix, &copy, catalog_limits(), &clock),
-        products: projector(&index, &feed, &config.index_prefix, &copy, catalog_limits(), &clock),
+    let tools = |progress: (Progress, Feeds), limits| Tools {
+        index: index.clone(),
+        feed: feed.clone(),
+        feeds: progress.1,
+        copy: copy.clone(),
+        limits,
+        clock: clock.clone(),
+        progress: progress.0,
+    };
+    let tools = Projections {
+        orders: tools(indices::<Orders>(&index, &config.index_prefix, &clock), Limits::default()),
+        customers: tools(indices::<Customers>(&index, &config.index_prefix, &clock), catalog_limits()),
+        products: tools(indices::<Products>(&index, &config.index_prefix, &clock), catalog_limits()),
     };
     let queries = Queries {
-        orders: projectors.orders.progress(),
-        customers: projectors.customers.progress(),
-        products: projectors.products.progress(),
+        orders: tools.orders.progress.clone(),
+        customers: tools.customers.progress.clone(),
+        products: tools.products.progress.clone(),
         aliases: Aliases::new(&config.index_prefix),
         page_token_key: page_token_key.bytes(),
         searches_at_once: config.searches_at_once.get(),
@@ -153,18 +168,13 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         feed,
         clock,
     };
-    Ok(Service { server: config.server, grpc, metrics, queries, projectors })
+    Ok(Service { server: config.server, grpc, metrics, queries, tools })
 }
 
-fn projector<P: Projection>(
-    index: &Index,
-    feed: &Feed,
-    prefix: &str,
-    copy: &str,
-    limits: Limits,
-    clock: &Clock,
-) -> Projector<P> {
-    Projector::new(index.clone(), feed.clone(), prefix, copy.to_owned(), limits, clock.clone())
+fn indices<P: Projection>(index: &Index, prefix: &str, clock: &Clock) -> (Progress, Feeds) {
+    let progress = Progress::new(P::NAME, index.clone(), format!("{prefix}{}", P::NAME), clock.clone());
+    let feeds = Feeds::new::<P>(index.clone(), prefix, progress.clone());
+    (progress, feeds)
 }
 
 /// A name that no other process has, not even the former one on this host: its leases are not this one's.
@@ -201,14 +211,14 @@ impl Service {
     /// # Errors
     /// Where a part of the service fails for good.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { server, grpc, metrics, queries, projectors } = self;
+        let Self { server, grpc, metrics, queries, tools } = self;
         let draining = lifecycle.draining();
         let readiness = Readiness::new();
 
         let progress = [queries.orders.clone(), queries.customers.clone(), queries.products.clone()];
-        lifecycle.spawn("orders", projectors.orders.run(draining.clone()));
-        lifecycle.spawn("customers", projectors.customers.run(draining.clone()));
-        lifecycle.spawn("products", projectors.products.run(draining.clone()));
+        lifecycle.spawn("orders", feeding::run::<Orders>(tools.orders, draining.clone()));
+        lifecycle.spawn("customers", feeding::run::<Customers>(tools.customers, draining.clone()));
+        lifecycle.spawn("products", feeding::run::<Products>(tools.products, draining.clone()));
         lifecycle.spawn("indices", found(progress.clone(), readiness.condition("indices"), draining.clone()));
         lifecycle.spawn("gauges", gauges(progress, draining.clone()));
         probes::serve(metrics, readiness.clone(), shared::telemetry::metrics::handle(), &lifecycle);

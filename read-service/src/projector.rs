@@ -25,6 +25,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::feeds::Feeds;
 use crate::index::Index;
 use crate::lanes::Bounds;
 use crate::lease::Times;
@@ -41,8 +42,7 @@ mod progress;
 mod snapshot;
 mod trouble;
 
-pub use progress::Progress;
-pub use running::CONTROL;
+pub use progress::{IndexProgress, Progress};
 pub use snapshot::{Snapshot, State};
 pub use trouble::Trouble;
 
@@ -50,8 +50,8 @@ use batch::Batch;
 use running::Running;
 
 /// Waits after a dependency failed.
-const RETRY_BASE: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_BASE: Duration = Duration::from_millis(50);
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long the last checkpoint may take when the service drains.
 const LAST_CHECKPOINT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -97,21 +97,22 @@ pub enum Step {
 
 /// What a projection works with.
 #[derive(Clone, Debug)]
-struct Tools {
-    index: Index,
-    feed: Feed,
-    /// What all names of indices begin with.
-    prefix: String,
+pub(crate) struct Tools {
+    pub index: Index,
+    pub feed: Feed,
+    pub feeds: Feeds,
     /// Name of this copy of the service.
-    copy: String,
-    limits: Limits,
-    clock: Clock,
-    progress: Progress,
+    pub copy: String,
+    pub limits: Limits,
+    pub clock: Clock,
+    pub progress: Progress,
 }
 
-/// Feeds the index of one projection.
+/// Feeds one index of a projection.
 pub struct Projector<P: Projection> {
     tools: Tools,
+    /// The index; `None` where it is the one that is live when it begins.
+    name: Option<String>,
     backoff: Backoff,
     /// Why the last step waited.
     waited_for: Option<String>,
@@ -120,24 +121,36 @@ pub struct Projector<P: Projection> {
 }
 
 impl<P: Projection> Projector<P> {
-    /// A projector that has not begun; all names of indices begin with `prefix`. No two that feed one index may have the same name
-    /// `copy`.
+    /// A projector of the live index that has not begun; all names of indices begin with `prefix`. No two that feed one index may
+    /// have the same name `copy`.
     #[must_use]
     pub fn new(index: Index, feed: Feed, prefix: &str, copy: String, limits: Limits, clock: Clock) -> Self {
         let progress = Progress::new(P::NAME, index.clone(), format!("{prefix}{}", P::NAME), clock.clone());
-        Self {
-            tools: Tools { index, feed, prefix: prefix.to_owned(), copy, limits, clock, progress },
-            backoff: Backoff::new(RETRY_BASE, RETRY_MAX),
-            waited_for: None,
-            running: None,
-            batch: None,
-        }
+        let feeds = Feeds::new::<P>(index.clone(), prefix, progress.clone());
+        Self::with(Tools { index, feed, feeds, copy, limits, clock, progress }, None)
     }
 
-    /// How far it is.
+    /// A projector of the index with this name.
+    #[must_use]
+    pub(crate) fn of(tools: Tools, name: &str) -> Self {
+        Self::with(tools, Some(name.to_owned()))
+    }
+
+    fn with(tools: Tools, name: Option<String>) -> Self {
+        let backoff = Backoff::new(RETRY_BASE, RETRY_MAX);
+        Self { tools, name, backoff, waited_for: None, running: None, batch: None }
+    }
+
+    /// How far the live index is.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.tools.progress.clone()
+    }
+
+    /// How far the index is that this one feeds.
+    fn own(&self) -> IndexProgress {
+        let progress = &self.tools.progress;
+        self.name.as_ref().map_or_else(|| progress.shown(), |name| progress.of(name))
     }
 
     /// Steps until the service drains; then the checkpoints are brought up to date and the slices left to other copies. A halt
@@ -175,12 +188,12 @@ impl<P: Projection> Projector<P> {
             Ok(step) => {
                 self.backoff.reset();
                 if let Some(error) = self.waited_for.take() {
-                    self.tools.progress.over(&error);
+                    self.own().over(&error);
                 }
                 Ok(step)
             }
             Err(Trouble::Wait(error)) => {
-                if self.tools.progress.waiting(&error) {
+                if self.own().waiting(&error) {
                     tracing::warn!(projection = P::NAME, error, "waiting for a dependency");
                 }
                 self.waited_for = Some(error);
@@ -193,7 +206,7 @@ impl<P: Projection> Projector<P> {
                     error,
                     "projection halted, documents are no longer updated"
                 );
-                self.tools.progress.halted(&error);
+                self.own().halted(&error);
                 Err(Trouble::Halt(error))
             }
         }
@@ -201,7 +214,7 @@ impl<P: Projection> Projector<P> {
 
     async fn advance(&mut self) -> Result<Step, Trouble> {
         let Some(running) = &mut self.running else {
-            self.running = Some(Running::open(self.tools.clone()).await?);
+            self.running = Some(Running::open(self.tools.clone(), self.name.as_deref()).await?);
             return Ok(Step::Opened);
         };
         if self.batch.is_none() {
@@ -220,7 +233,10 @@ impl<P: Projection> Projector<P> {
         }
         running.apply(batch).instrument(span).await?;
         let events = batch.events;
-        running.done(batch);
+        // A copy that slept meanwhile may not tell what the index includes: another one may be live by now.
+        if running.may_apply() {
+            running.done(batch);
+        }
         self.batch = None;
         running.tend().await?;
         Ok(Step::Applied(events))

@@ -26,6 +26,14 @@ pub struct LiveIndex {
     pub mapping_hash: String,
 }
 
+impl LiveIndex {
+    /// True where it was made with this mapping.
+    #[must_use]
+    pub fn has(&self, mapping: &str) -> bool {
+        definition(mapping, None).is_some_and(|(_, hash)| hash == self.mapping_hash)
+    }
+}
+
 /// An index cannot be used as it is.
 #[derive(Debug, Error)]
 pub enum EnsureError {
@@ -35,9 +43,6 @@ pub enum EnsureError {
     /// More than one index stands behind the alias.
     #[error("alias {0} stands for more than one index")]
     Ambiguous(String),
-    /// The index was made with another mapping.
-    #[error("index {0} was made with another mapping than this release has; rebuild it")]
-    OtherMapping(String),
     /// The index is there, but the alias does not lead to it.
     #[error("index {index} exists, but alias {alias} does not lead to it")]
     NoAlias {
@@ -125,12 +130,12 @@ impl Index {
     }
 
     /// The index behind the alias; where there is none, it is made first, under the name `first`. Safe to be called
-    /// by many at once.
+    /// by many at once. It may have been made with another mapping: see [`LiveIndex::has`].
     ///
     /// # Errors
     /// Where Elasticsearch fails, or what is there cannot be used as it is.
     pub async fn ensure(&self, alias: &str, first: &str, mapping: &str) -> Result<LiveIndex, EnsureError> {
-        let (body, hash) =
+        let (body, _) =
             definition(mapping, Some(alias)).ok_or_else(|| EnsureError::Mapping(first.to_owned()))?;
         let mut live = self.live(alias).await?;
         if live.is_none() {
@@ -138,11 +143,10 @@ impl Index {
             live = self.live(alias).await?;
         }
         match live {
-            Some(live) if live.mapping_hash == hash => {
+            Some(live) => {
                 self.wait_until_started(&live.name).await?;
                 Ok(live)
             }
-            Some(live) => Err(EnsureError::OtherMapping(live.name)),
             None => Err(EnsureError::NoAlias { index: first.to_owned(), alias: alias.to_owned() }),
         }
     }

@@ -21,6 +21,9 @@ pub(super) struct RangeRecord {
     pub owner: String,
     /// Who asks the owner for it; empty where nobody does.
     pub heir: String,
+    /// The hold for which its owner has stopped; empty where it never did.
+    #[serde(default)]
+    pub held: String,
     /// Counts the writes of the owner: a wish of another copy is no sign of the owner's life.
     pub beat: i64,
     position: i64,
@@ -52,6 +55,7 @@ impl RangeRecord {
             last_slice,
             owner: String::new(),
             heir: String::new(),
+            held: String::new(),
             beat: 0,
             position: 0,
             visible_position: 0,
@@ -82,6 +86,11 @@ impl RangeRecord {
     /// The record with the wish of another copy to own the range.
     pub fn wanted_by(self, heir: &str) -> Self {
         Self { heir: heir.to_owned(), ..self }
+    }
+
+    /// The record of an owner that has stopped for a hold.
+    pub fn held_for(self, hold: &str) -> Self {
+        Self { held: hold.to_owned(), ..self }
     }
 
     /// How far the range is.

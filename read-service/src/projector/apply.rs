@@ -7,6 +7,7 @@ use proto::v1::RecordedEvent;
 
 use super::batch::{Batch, Refusal, StreamEvents, fold_onto, gap};
 use super::documents::Documents;
+use super::progress::IndexProgress;
 use super::{Tools, Trouble};
 use crate::index::{Bulk, ItemOutcome};
 use crate::lanes::Lanes;
@@ -17,6 +18,7 @@ use crate::subscription::FeedError;
 /// The index that is fed, with what is known of it.
 pub(super) struct Target<P: Projection> {
     pub(super) tools: Tools,
+    pub(super) progress: IndexProgress,
     pub(super) parking: Parking,
     pub(super) documents: Documents<P>,
     pub(super) lanes: Lanes<Sent<P>>,
@@ -215,7 +217,7 @@ impl<P: Projection> Target<P> {
             self.parking.unpark(stream_key).await?;
             None
         };
-        self.tools.progress.parked(self.parking.len());
+        self.progress.parked(self.parking.len());
         Ok(parked)
     }
 }

@@ -1,32 +1,46 @@
 //! How far a projection is, for everyone who asks: queries, waiting readers, metrics, administrators.
 //!
+//! Each index that is fed has its own [`IndexProgress`], which its projector writes. [`Progress`] shows that of the live index.
+//!
 //! A position is *applied* when every event up to it is stored in the index (seen by id, in real time) and *visible*
 //! when a refresh has begun after that (seen by searches). Both hold for all slices, whichever copy projects them. Refreshing is
 //! shared: whoever wants one waits for a refresh that begins after asking, and all who wait together get the same.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::clock::Clock;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use super::batch::Part;
 use super::snapshot::{Snapshot, State, float};
 use crate::index::{Index, IndexError};
 use crate::lease::{Owner, RANGES, Standing, Standings};
 
-/// A projection's progress. Clones share it.
+/// A projection's progress: that of its live index. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Progress(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    projection: &'static str,
     index: Index,
     alias: String,
     clock: Clock,
-    snapshot: watch::Sender<Snapshot>,
+    /// Where the live index stands.
+    shown: watch::Sender<Snapshot>,
+    all: Mutex<All>,
     refreshes: watch::Sender<Refreshes>,
-    turn: Mutex<()>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Where each index stands that this copy feeds or shows.
+#[derive(Debug, Default)]
+struct All {
+    /// Physical name of the live one; empty until it is known.
+    live: String,
+    by_index: HashMap<String, Snapshot>,
 }
 
 /// Refreshes are numbered; the last that ended is kept with its outcome.
@@ -42,39 +56,97 @@ impl Progress {
     #[must_use]
     pub fn new(projection: &'static str, index: Index, alias: String, clock: Clock) -> Self {
         let now = clock.now_nanos();
-        let snapshot = Snapshot::new(projection, now);
         Self(Arc::new(Inner {
+            projection,
             index,
             alias,
             clock,
-            snapshot: watch::Sender::new(snapshot),
+            shown: watch::Sender::new(Snapshot::new(projection, now)),
+            all: Mutex::default(),
             refreshes: watch::Sender::new(Refreshes { begun: 0, ended: 0, outcome: Ok(()) }),
-            turn: Mutex::new(()),
+            turn: tokio::sync::Mutex::new(()),
         }))
+    }
+
+    /// That of one of its indices.
+    #[must_use]
+    pub fn of(&self, index: &str) -> IndexProgress {
+        IndexProgress { progress: self.clone(), index: index.to_owned() }
+    }
+
+    /// That of the index that is live now.
+    pub(super) fn shown(&self) -> IndexProgress {
+        self.of(&self.live())
+    }
+
+    /// From now on this index is live; everything up to `floor` can be found in it.
+    pub(crate) fn show(&self, live: &str, floor: i64) {
+        if self.live() == live {
+            return;
+        }
+        live.clone_into(&mut self.all().live);
+        self.of(live).change(|snapshot| {
+            for range in &mut snapshot.ranges {
+                range.applied = range.applied.max(floor);
+                range.visible = range.visible.max(floor);
+            }
+            snapshot.recount();
+        });
+    }
+
+    /// Forgets an index that is no longer fed.
+    pub(crate) fn forget(&self, index: &str) {
+        let mut all = self.all();
+        if all.live != index {
+            all.by_index.remove(index);
+        }
+    }
+
+    fn unknown(&self, index: &str) -> Snapshot {
+        let now = self.0.clock.now_nanos();
+        Snapshot { index: index.to_owned(), ..Snapshot::new(self.0.projection, now) }
+    }
+
+    fn live(&self) -> String {
+        self.all().live.clone()
+    }
+
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The live index is not known, because a dependency does not answer. True where that is news.
+    pub(crate) fn waiting(&self, error: &str) -> bool {
+        self.shown().waiting(error)
+    }
+
+    /// Stopped until a person has looked.
+    pub(crate) fn halted(&self, error: &str) {
+        self.shown().halted(error);
     }
 
     /// Where the projection stands now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.0.snapshot.borrow().clone()
+        self.0.shown.borrow().clone()
     }
 
     /// Tells of every change from now on.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Snapshot> {
-        self.0.snapshot.subscribe()
+        self.0.shown.subscribe()
     }
 
     /// Seconds by which documents read by id are behind the event store now.
     #[must_use]
     pub fn lag_seconds(&self) -> f64 {
-        self.0.snapshot.borrow().lag_seconds(self.0.clock.now_nanos())
+        self.0.shown.borrow().lag_seconds(self.0.clock.now_nanos())
     }
 
     /// Seconds by which searches are behind the event store now.
     #[must_use]
     pub fn visible_lag_seconds(&self) -> f64 {
-        self.0.snapshot.borrow().visible_lag_seconds(self.0.clock.now_nanos())
+        self.0.shown.borrow().visible_lag_seconds(self.0.clock.now_nanos())
     }
 
     /// Makes everything searchable that any copy of the service wrote before the call. All who ask while a refresh is
@@ -93,9 +165,11 @@ impl Progress {
         }
         let number = self.0.refreshes.borrow().begun + 1;
         self.0.refreshes.send_modify(|refreshes| refreshes.begun = number);
-        let applied = self.begin_refresh();
+        let live = self.shown();
+        let applied = live.begin_refresh();
+        // What queries ask: should another index become live in between, that one is as wanted.
         let outcome = self.0.index.refresh(&self.0.alias).await;
-        self.end_refresh(&applied, outcome.is_ok());
+        live.end_refresh(&applied, outcome.is_ok());
         self.0.refreshes.send_modify(|refreshes| {
             refreshes.ended = number;
             refreshes.outcome.clone_from(&outcome);
@@ -103,9 +177,75 @@ impl Progress {
         outcome
     }
 
+    /// Sets the gauges of this projection.
+    pub fn record_metrics(&self) {
+        let snapshot = self.snapshot();
+        let name = snapshot.projection;
+        let gauge = |metric: &'static str| metrics::gauge!(metric, "projection" => name);
+        gauge("projection_position").set(float(snapshot.applied_position));
+        gauge("projection_head_position").set(float(snapshot.head_position));
+        gauge("projection_lag_events").set(float(snapshot.head_position - snapshot.applied_position));
+        gauge("projection_lag_seconds").set(self.visible_lag_seconds());
+        gauge("projection_parked_streams")
+            .set(float(i64::try_from(snapshot.parked_streams).unwrap_or(i64::MAX)));
+        for state in State::ALL {
+            metrics::gauge!("projection_state", "projection" => name, "state" => state.name())
+                .set(if state == snapshot.state { 1.0 } else { 0.0 });
+        }
+    }
+}
+
+/// Progress of one index. Clones share it.
+#[derive(Clone, Debug)]
+pub struct IndexProgress {
+    progress: Progress,
+    index: String,
+}
+
+impl IndexProgress {
+    /// Physical name of the index.
+    #[must_use]
+    pub fn index(&self) -> &str {
+        &self.index
+    }
+
+    /// Where the index stands now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let known = self.progress.all().by_index.get(&self.index).cloned();
+        known.unwrap_or_else(|| self.progress.unknown(&self.index))
+    }
+
+    /// Changes where the index stands, and shows it where the index is live.
+    fn change<T>(&self, change: impl FnOnce(&mut Snapshot) -> T) -> T {
+        let mut all = self.progress.all();
+        let live = all.live == self.index;
+        let unknown = || self.progress.unknown(&self.index);
+        let snapshot = all.by_index.entry(self.index.clone()).or_insert_with(unknown);
+        let changed = change(snapshot);
+        if live {
+            self.progress.0.shown.send_replace(snapshot.clone());
+        }
+        changed
+    }
+
+    /// Makes everything searchable that any copy of the service wrote before the call.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub(super) async fn refresh(&self) -> Result<(), IndexError> {
+        if self.progress.live() == self.index {
+            return self.progress.request_refresh().await;
+        }
+        let applied = self.begin_refresh();
+        let outcome = self.progress.0.index.refresh(&self.index).await;
+        self.end_refresh(&applied, outcome.is_ok());
+        outcome
+    }
+
     fn begin_refresh(&self) -> Standings {
         let mut applied = Standings::default();
-        self.0.snapshot.send_modify(|snapshot| {
+        self.change(|snapshot| {
             applied = snapshot.ranges;
             // What an earlier refresh left, dropped in its course, is taken along.
             snapshot.refreshing_since = snapshot.invisible_since();
@@ -115,7 +255,7 @@ impl Progress {
     }
 
     fn end_refresh(&self, applied: &Standings, done: bool) {
-        self.0.snapshot.send_modify(|snapshot| {
+        self.change(|snapshot| {
             if done {
                 for (range, before) in snapshot.ranges.iter_mut().zip(applied) {
                     range.visible = range.visible.max(before.applied);
@@ -129,19 +269,23 @@ impl Progress {
         });
     }
 
-    /// The projector knows its index, its store and how far the ranges of slices are.
-    pub(super) fn opened(&self, index: &str, store_id: &str, recorded: &Standings, parked: usize) {
-        let now = self.0.clock.now_nanos();
-        self.0.snapshot.send_modify(|snapshot| {
-            index.clone_into(&mut snapshot.index);
+    /// The projector knows its store and how far the ranges of slices are.
+    pub(super) fn opened(&self, store_id: &str, recorded: &Standings, parked: usize) {
+        let now = self.progress.0.clock.now_nanos();
+        self.change(|snapshot| {
             store_id.clone_into(&mut snapshot.store_id);
             // A new checkpoint says nothing about the time.
             let known = |time: i64| if time > 0 { time } else { now };
-            snapshot.ranges = recorded.map(|range| Standing {
-                as_of: known(range.as_of),
-                visible_as_of: known(range.visible_as_of),
-                ..range
-            });
+            for (range, recorded) in snapshot.ranges.iter_mut().zip(recorded) {
+                *range = Standing {
+                    // What was known when it became live stays true.
+                    applied: recorded.applied.max(range.applied),
+                    visible: recorded.visible.max(range.visible),
+                    head: recorded.head,
+                    as_of: known(recorded.as_of),
+                    visible_as_of: known(recorded.visible_as_of),
+                };
+            }
             snapshot.held = [false; RANGES];
             snapshot.parked_streams = parked;
             snapshot.last_error.clear();
@@ -150,14 +294,9 @@ impl Progress {
         });
     }
 
-    /// The index behind the alias is known.
-    pub(super) fn found_index(&self, index: &str) {
-        self.0.snapshot.send_modify(|snapshot| index.clone_into(&mut snapshot.index));
-    }
-
     /// What the records say: which ranges this copy projects, how far the others are, and who owns them.
     pub(super) fn shared(&self, held: [bool; RANGES], recorded: &Standings, owners: Vec<Owner>) {
-        self.0.snapshot.send_modify(|snapshot| {
+        self.change(|snapshot| {
             for (range, recorded) in recorded.iter().enumerate() {
                 let known = &mut snapshot.ranges[range];
                 let new = held[range] && !snapshot.held[range];
@@ -193,7 +332,7 @@ impl Progress {
 
     /// The feed gave events of these ranges, the oldest recorded at `oldest`, which are not applied yet.
     pub(super) fn received(&self, ranges: RangeInclusive<usize>, oldest: Option<i64>, head: i64) {
-        self.0.snapshot.send_modify(|snapshot| {
+        self.change(|snapshot| {
             snapshot.head_position = snapshot.head_position.max(head);
             for range in &mut snapshot.ranges[ranges] {
                 range.as_of = oldest.map_or(range.as_of, |oldest| oldest.min(range.as_of));
@@ -204,7 +343,7 @@ impl Progress {
     /// The feed has nothing for us in these ranges up to `through`, and ends at `head`; nothing received waits to be applied, and
     /// nothing recorded before `as_of` is missing, where that is known.
     pub(super) fn stands(&self, ranges: RangeInclusive<usize>, through: i64, head: i64, as_of: Option<i64>) {
-        self.0.snapshot.send_modify(|snapshot| {
+        self.change(|snapshot| {
             snapshot.head_position = snapshot.head_position.max(head);
             for range in &mut snapshot.ranges[ranges] {
                 range.applied = range.applied.max(through);
@@ -218,8 +357,8 @@ impl Progress {
 
     /// The events of a batch were applied, the oldest recorded at `oldest`.
     pub(super) fn stored(&self, parts: &[Part], oldest: Option<i64>, parked: usize) {
-        let now = self.0.clock.now_nanos();
-        self.0.snapshot.send_modify(|snapshot| {
+        let now = self.progress.0.clock.now_nanos();
+        self.change(|snapshot| {
             for part in parts {
                 for range in &mut snapshot.ranges[part.ranges.clone()] {
                     range.applied = range.applied.max(part.through);
@@ -242,12 +381,12 @@ impl Progress {
 
     /// Number of streams set aside.
     pub(super) fn parked(&self, streams: usize) {
-        self.0.snapshot.send_modify(|snapshot| snapshot.parked_streams = streams);
+        self.change(|snapshot| snapshot.parked_streams = streams);
     }
 
     /// A dependency does not answer. True where that is news.
     pub(super) fn waiting(&self, error: &str) -> bool {
-        self.0.snapshot.send_if_modified(|snapshot| {
+        self.change(|snapshot| {
             let news = snapshot.state != State::Waiting || snapshot.last_error != error;
             snapshot.state = State::Waiting;
             error.clone_into(&mut snapshot.last_error);
@@ -257,39 +396,20 @@ impl Progress {
 
     /// What was waited for is there again, unless something else is waited for since.
     pub(super) fn over(&self, error: &str) {
-        self.0.snapshot.send_if_modified(|snapshot| {
-            let over = snapshot.state == State::Waiting && snapshot.last_error == error;
-            if over {
+        self.change(|snapshot| {
+            if snapshot.state == State::Waiting && snapshot.last_error == error {
                 snapshot.last_error.clear();
                 snapshot.settle();
             }
-            over
         });
     }
 
     /// Stopped until a person has looked.
     pub(super) fn halted(&self, error: &str) {
-        self.0.snapshot.send_modify(|snapshot| {
+        self.change(|snapshot| {
             snapshot.state = State::Halted;
             error.clone_into(&mut snapshot.last_error);
         });
-    }
-
-    /// Sets the gauges of this projection.
-    pub fn record_metrics(&self) {
-        let snapshot = self.snapshot();
-        let name = snapshot.projection;
-        let gauge = |metric: &'static str| metrics::gauge!(metric, "projection" => name);
-        gauge("projection_position").set(float(snapshot.applied_position));
-        gauge("projection_head_position").set(float(snapshot.head_position));
-        gauge("projection_lag_events").set(float(snapshot.head_position - snapshot.applied_position));
-        gauge("projection_lag_seconds").set(self.visible_lag_seconds());
-        gauge("projection_parked_streams")
-            .set(float(i64::try_from(snapshot.parked_streams).unwrap_or(i64::MAX)));
-        for state in State::ALL {
-            metrics::gauge!("projection_state", "projection" => name, "state" => state.name())
-                .set(if state == snapshot.state { 1.0 } else { 0.0 });
-        }
     }
 }
 
@@ -301,13 +421,16 @@ mod tests {
 
     const SECOND: i64 = 1_000_000_000;
 
-    fn progress() -> (Progress, Clock) {
+    fn progress() -> (IndexProgress, Clock) {
         let clock = Clock::fixed(100 * SECOND);
         let index = Index::new("http://127.0.0.1:1").unwrap();
-        (Progress::new("orders", index, "orders".to_owned(), clock.clone()), clock)
+        let progress = Progress::new("orders", index, "orders".to_owned(), clock.clone());
+        progress.show("i", 0);
+        (progress.of("i"), clock)
     }
 
-    fn assert_lag(progress: &Progress, applied: f64, visible: f64) {
+    fn assert_lag(progress: &IndexProgress, applied: f64, visible: f64) {
+        let progress = &progress.progress;
         assert!((progress.lag_seconds() - applied).abs() < 1e-6, "{}", progress.lag_seconds());
         assert!(
             (progress.visible_lag_seconds() - visible).abs() < 1e-6,
@@ -317,10 +440,10 @@ mod tests {
     }
 
     /// This copy projects all ranges but the last, which another one recorded like this.
-    fn open(progress: &Progress, own: i64, others: Standing) {
+    fn open(progress: &IndexProgress, own: i64, others: Standing) {
         let mut recorded = [Standing { applied: own, visible: own, ..Standing::default() }; RANGES];
         recorded[RANGES - 1] = others;
-        progress.opened("i", "s", &recorded, 0);
+        progress.opened("s", &recorded, 0);
         let mut held = [true; RANGES];
         held[RANGES - 1] = false;
         progress.shared(held, &recorded, vec![]);
@@ -334,7 +457,7 @@ mod tests {
         0..=RANGES - 2
     }
 
-    fn stored(progress: &Progress, through: i64, oldest: i64, as_of: Option<i64>) {
+    fn stored(progress: &IndexProgress, through: i64, oldest: i64, as_of: Option<i64>) {
         let part = Part { ranges: all_but_last(), through, head: through, as_of };
         progress.stored(&[part], Some(oldest), 0);
     }
@@ -419,8 +542,26 @@ mod tests {
     #[tokio::test]
     async fn everyone_who_waits_gets_the_outcome() {
         let (progress, _) = progress();
-        let (one, two) = tokio::join!(progress.request_refresh(), progress.request_refresh());
+        let (one, two) = tokio::join!(progress.refresh(), progress.refresh());
         assert!(matches!(one, Err(IndexError::Unavailable(_))), "{one:?}");
         assert!(two.is_err());
+    }
+
+    #[test]
+    fn what_is_shown_follows_the_live_index_and_starts_at_its_floor() {
+        let (old, _) = progress();
+        open(&old, 7, recorded(7, 100 * SECOND));
+        let shown = old.progress.clone();
+        let new = shown.of("j");
+        new.opened("s", &[recorded(5, 99 * SECOND); RANGES], 0);
+        assert_eq!((shown.snapshot().index.as_str(), shown.snapshot().applied_position), ("i", 7));
+        shown.show("j", 6);
+        let now = shown.snapshot();
+        assert_eq!((now.index.as_str(), now.applied_position, now.visible_position), ("j", 6, 6));
+        // What goes on with the old one is not told any more.
+        old.stands(0..=RANGES - 1, 9, 9, None);
+        assert_eq!(shown.snapshot(), now);
+        shown.show("j", 0);
+        assert_eq!(shown.snapshot().applied_position, 6);
     }
 }

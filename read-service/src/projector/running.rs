@@ -14,10 +14,6 @@ use crate::lease::{Leases, Place, RANGES};
 use crate::parking::{ParkedStream, Parking};
 use crate::projection::Projection;
 
-/// Index of leases, checkpoints and parked streams, behind the configured prefix.
-pub const CONTROL: &str = "control";
-const CONTROL_MAPPING: &str = include_str!("../../index/control.json");
-
 /// Longest time between a change and its refresh while nobody waits, at the feed's head.
 const REFRESH_LIVE: Duration = Duration::from_secs(1);
 /// The same while behind: a refresh each second would cost a fifth of the throughput (ceiling, read side, hint 5).
@@ -36,30 +32,44 @@ pub(super) struct Running<P: Projection> {
     readers: Readers,
     /// The ranges of slices that the readers are arranged for.
     arranged: [bool; RANGES],
+    /// Nothing is applied, because queries are about to be switched to another index.
+    holding: bool,
     checkpointed: Instant,
     refreshed: Instant,
 }
 
 impl<P: Projection> Running<P> {
-    /// Finds the index, its checkpoints and its parked streams; makes what is not there.
-    pub(super) async fn open(tools: Tools) -> Result<Self, Trouble> {
-        let control = format!("{}{CONTROL}", tools.prefix);
-        tools.index.ensure_plain(&control, CONTROL_MAPPING).await?;
-        let alias = format!("{}{}", tools.prefix, P::NAME);
-        let live = tools.index.ensure(&alias, &format!("{alias}-v1-1"), P::MAPPING).await?;
-        tools.progress.found_index(&live.name);
+    /// Finds the index, its checkpoints and its parked streams; makes what is not there. Without a name it is the live index.
+    pub(super) async fn open(tools: Tools, name: Option<&str>) -> Result<Self, Trouble> {
+        let control = tools.feeds.control().to_owned();
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => tools.feeds.establish().await?.live,
+        };
+        let gone = || Trouble::Halt(format!("index {name} is gone"));
+        let live = tools.index.live(&name).await?.ok_or_else(gone)?;
+        let progress = tools.progress.of(&live.name);
         let place = Place {
             index: tools.index.clone(),
             control: control.clone(),
             live: live.clone(),
             projection: P::NAME,
         };
+        if !live.has(P::MAPPING) {
+            // It is not fed, but how far it is can be told.
+            if let Some((store_id, standings)) = place.recorded().await? {
+                progress.opened(&store_id, &standings, 0);
+            }
+            let error =
+                format!("index {name} was made with another mapping than this release has; rebuild it");
+            return Err(Trouble::Halt(error));
+        }
         let store_id = async { Ok::<_, Trouble>(tools.feed.head().await?.store_id) };
         let leases = Leases::open(place, &tools.copy, tools.limits.leases, store_id).await?;
         let parking =
             Parking::load::<P>(tools.index.clone(), control, live.name.clone(), tools.clock.clone()).await?;
-        tools.progress.opened(&live.name, leases.store_id(), &leases.recorded(), parking.len());
-        let position = tools.progress.snapshot().applied_position;
+        progress.opened(leases.store_id(), &leases.recorded(), parking.len());
+        let position = progress.snapshot().applied_position;
         tracing::info!(
             projection = P::NAME,
             index = live.name,
@@ -71,7 +81,8 @@ impl<P: Projection> Running<P> {
         Ok(Self {
             readers: Readers::new(tools.feed.clone(), leases.store_id(), P::CATEGORY, tools.clock.clone()),
             leases,
-            target: Target { tools, parking, documents, lanes },
+            target: Target { tools, progress, parking, documents, lanes },
+            holding: false,
             arranged: [false; RANGES],
             checkpointed: Instant::now(),
             refreshed: Instant::now(),
@@ -81,7 +92,7 @@ impl<P: Projection> Running<P> {
     /// The next batch; `None` where there is nothing to apply until something else is due.
     pub(super) async fn gather(&mut self) -> Result<Option<Batch>, Trouble> {
         let mut until = self.next_due();
-        let progress = &self.target.tools.progress;
+        let progress = &self.target.progress;
         while !self.readers.is_whole(&self.target.tools.limits) {
             let Ok(heard) = timeout_at(until, self.readers.next()).await else { break };
             let Heard { ranges, head, what } = heard?;
@@ -105,7 +116,7 @@ impl<P: Projection> Running<P> {
     /// When a round of leases, a checkpoint or a refresh is due, even if no event comes.
     fn next_due(&self) -> Instant {
         let mut due = self.leases.due().min(Instant::now() + IDLE_WAIT);
-        let snapshot = self.target.tools.progress.snapshot();
+        let snapshot = self.target.progress.snapshot();
         if self.leases.is_behind(&snapshot.standings()) {
             due = due.min(self.checkpointed + CHECKPOINT_EVERY);
         }
@@ -129,7 +140,7 @@ impl<P: Projection> Running<P> {
     /// Takes the batch as far as it goes; leases are renewed meanwhile.
     pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
         let Self { target, leases, .. } = self;
-        let progress = target.tools.progress.clone();
+        let progress = target.progress.clone();
         let keep = async {
             loop {
                 sleep_until(leases.due()).await;
@@ -148,8 +159,8 @@ impl<P: Projection> Running<P> {
 
     /// Everything in the batch is stored.
     pub(super) fn done(&mut self, batch: &Batch) {
-        let Target { tools, parking, .. } = &self.target;
-        tools.progress.stored(&batch.parts, batch.oldest, parking.len());
+        let Target { progress, parking, .. } = &self.target;
+        progress.stored(&batch.parts, batch.oldest, parking.len());
         metrics::histogram!("projection_batch_events", "projection" => P::NAME)
             .record(u32::try_from(batch.events).unwrap_or(u32::MAX));
     }
@@ -158,23 +169,45 @@ impl<P: Projection> Running<P> {
     pub(super) async fn tend(&mut self) -> Result<(), Trouble> {
         let now = Instant::now();
         if self.leases.due() <= now {
-            self.leases.round(&self.target.tools.progress.snapshot().standings()).await?;
-            self.arrange().await?;
+            self.leases.round(&self.target.progress.snapshot().standings()).await?;
+            // After the round and before anything is applied or told: whoever took a range knows of a hold then.
+            let indices = self.target.tools.feeds.look().await?;
+            match indices.hold_of(self.target.progress.index()) {
+                Some(hold) => self.stop_for(hold).await?,
+                None => self.arrange().await?,
+            }
         }
         if self.checkpointed.elapsed() >= CHECKPOINT_EVERY {
             self.save().await?;
         }
-        let snapshot = self.target.tools.progress.snapshot();
+        let snapshot = self.target.progress.snapshot();
         let every = if snapshot.is_behind() { REFRESH_BEHIND } else { REFRESH_LIVE };
         if snapshot.is_dirty() && self.refreshed.elapsed() >= every {
-            self.target.tools.progress.request_refresh().await?;
+            self.target.progress.refresh().await?;
             self.refreshed = Instant::now();
         }
         Ok(())
     }
 
+    /// Applies nothing until the hold has ended.
+    async fn stop_for(&mut self, hold: &str) -> Result<(), Trouble> {
+        if !self.holding {
+            tracing::info!(
+                projection = P::NAME,
+                index = self.target.progress.index(),
+                hold,
+                "stopped for a switch"
+            );
+        }
+        self.holding = true;
+        self.readers.clear();
+        self.arranged = [false; RANGES];
+        Ok(self.leases.stop_for(hold, &self.target.progress.snapshot().standings()).await?)
+    }
+
     /// Reads what this copy has the leases of, and tells what the others have recorded.
     async fn arrange(&mut self) -> Result<(), Trouble> {
+        self.holding = false;
         let held = self.leases.held();
         if (0..RANGES).any(|range| held[range] && !self.arranged[range]) {
             self.target.renew().await?;
@@ -183,7 +216,7 @@ impl<P: Projection> Running<P> {
             let ranges = held.iter().filter(|held| **held).count();
             tracing::info!(projection = P::NAME, ranges, of = RANGES, "slices shared");
         }
-        let progress = &self.target.tools.progress;
+        let progress = &self.target.progress;
         progress.shared(held, &self.leases.recorded(), self.leases.owners());
         self.readers.arrange(held, progress.snapshot().standings().map(|standing| standing.applied));
         self.arranged = held;
@@ -192,14 +225,14 @@ impl<P: Projection> Running<P> {
 
     /// Brings the checkpoints up to what is applied.
     async fn save(&mut self) -> Result<(), Trouble> {
-        self.leases.save(&self.target.tools.progress.snapshot().standings()).await?;
+        self.leases.save(&self.target.progress.snapshot().standings()).await?;
         self.checkpointed = Instant::now();
         Ok(())
     }
 
     /// Brings the checkpoints up to what is applied and leaves the slices to other copies.
     pub(super) async fn release(&mut self) -> Result<(), Trouble> {
-        Ok(self.leases.release(&self.target.tools.progress.snapshot().standings()).await?)
+        Ok(self.leases.release(&self.target.progress.snapshot().standings()).await?)
     }
 
     /// Applies a parked stream from its beginning; still parked where that fails again.

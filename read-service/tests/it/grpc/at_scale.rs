@@ -58,7 +58,7 @@ async fn store(index: &Index, name: &str, orders: impl IntoIterator<Item = Order
     for order in orders {
         bulk.index(&order.order_id, order.version, &order, &Orders::search(&order));
     }
-    index.bulk(name, &bulk).await.unwrap();
+    index.bulk(name, &bulk.seal()).await.unwrap();
 }
 
 /// Changes the changing orders, and adds others, four times a second; each round can be found at once.

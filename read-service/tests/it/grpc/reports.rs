@@ -240,7 +240,7 @@ async fn store(world: &World, orders: &[OrderDocument]) {
         for order in orders {
             bulk.index(&order.order_id, order.version, order, "");
         }
-        let outcomes = world.index.bulk(&index, &bulk).await.unwrap();
+        let outcomes = world.index.bulk(&index, &bulk.seal()).await.unwrap();
         assert!(outcomes.iter().all(|outcome| *outcome == ItemOutcome::Applied));
     }
     world.index.refresh(&index).await.unwrap();

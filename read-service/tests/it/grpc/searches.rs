@@ -168,7 +168,7 @@ async fn named(world: &World, names: impl IntoIterator<Item = String>) {
         bulk.index(&order.order_id, order.version, &order, &Orders::search(&order));
     }
     let index = format!("{}orders-v1-1", world.prefix);
-    let outcomes = world.index.bulk(&index, &bulk).await.unwrap();
+    let outcomes = world.index.bulk(&index, &bulk.seal()).await.unwrap();
     assert!(outcomes.iter().all(|outcome| *outcome == ItemOutcome::Applied), "{outcomes:?}");
     world.index.refresh(&index).await.unwrap();
 }
@@ -294,7 +294,7 @@ async fn large_orders_and_pages_do_not_fail_a_search() {
             order.order_id = id(number);
             bulk.index(&order.order_id, order.version, &order, "heart 0001");
         }
-        world.index.bulk(&index, &bulk).await.unwrap();
+        world.index.bulk(&index, &bulk.seal()).await.unwrap();
     }
     let mut bulk = Bulk::default();
     order.lines.truncate(20);
@@ -303,7 +303,7 @@ async fn large_orders_and_pages_do_not_fail_a_search() {
         order.order_id = id(number);
         bulk.index(&order.order_id, order.version, &order, "heart 0001");
     }
-    world.index.bulk(&index, &bulk).await.unwrap();
+    world.index.bulk(&index, &bulk.seal()).await.unwrap();
     world.index.refresh(&index).await.unwrap();
     for page_size in [10, 500] {
         let answer = world.search(SearchOrdersRequest { page_size, ..query("heart 0001") }).await.unwrap();
