@@ -93,6 +93,14 @@ reasons! {
     OrderNotFound = "ORDER_NOT_FOUND", NotFound, Correct;
     /// `expected_version` is not the order's version, or a race was lost too often.
     VersionConflict = "VERSION_CONFLICT", Aborted, ReadAgain;
+    /// There is no rebuild with this id.
+    RebuildNotFound = "REBUILD_NOT_FOUND", NotFound, Correct;
+    /// Another rebuild of the projection is under way; its id is `rebuild_id`.
+    RebuildRunning = "REBUILD_RUNNING", Aborted, ReadAgain;
+    /// There is no previous index to go back to: no rebuild has switched within the grace period.
+    NoPreviousIndex = "NO_PREVIOUS_INDEX", FailedPrecondition, ChangeState;
+    /// A switch to another index could not be done now; nothing has changed.
+    SwitchPostponed = "SWITCH_POSTPONED", Unavailable, WaitAndRepeat;
     /// `CreateOrder` met another order's id.
     OrderExists = "ORDER_EXISTS", AlreadyExists, Correct;
     /// The `request_id` was used on this order with other content.

@@ -4,11 +4,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
 use sha2::{Digest as _, Sha256};
 use shared::server::ServerConfig;
 use tonic::transport::Uri;
+
+use crate::rebuild::Rules;
 
 /// Fewest characters of a page token key.
 const KEY_CHARACTERS: usize = 32;
@@ -44,9 +47,35 @@ pub struct Config {
     /// others are refused.
     #[arg(long, env = "SEARCHES_AT_ONCE", default_value = "16")]
     pub searches_at_once: NonZeroUsize,
+    /// Rebuilds.
+    #[command(flatten)]
+    pub rebuild: RebuildConfig,
     /// Limits of the gRPC server.
     #[command(flatten)]
     pub server: ServerConfig,
+}
+
+/// How projections are rebuilt.
+#[derive(Args, Clone, Debug)]
+pub struct RebuildConfig {
+    /// Seconds for which the index before a rebuild is kept up to date, so that one can go back to it.
+    #[arg(long, env = "REBUILD_GRACE_SECONDS", default_value = "1800")]
+    pub rebuild_grace_seconds: u64,
+    /// Rebuild a projection by itself where its index was made with another mapping than this release has.
+    #[arg(long, env = "REBUILD_ON_OTHER_MAPPING")]
+    pub rebuild_on_other_mapping: bool,
+}
+
+impl RebuildConfig {
+    /// The rules that follow.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules {
+            grace: Duration::from_secs(self.rebuild_grace_seconds),
+            on_other_mapping: self.rebuild_on_other_mapping,
+            ..Rules::default()
+        }
+    }
 }
 
 /// Base URL of a server. Does not print: it may hold a password.

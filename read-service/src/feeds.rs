@@ -68,6 +68,8 @@ pub struct Hold {
     pub token: String,
     /// The index that shall be live.
     pub to: String,
+    /// Everything up to this position can be found in it; known shortly before the alias moves.
+    pub floor: Option<i64>,
 }
 
 impl Indices {

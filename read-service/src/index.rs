@@ -8,6 +8,8 @@
 //! - `bulk`: whole documents with the stream's version as external version; an outcome for each.
 //! - `control`: records changed by compare-and-set.
 //! - `schema`: indices, aliases, refresh.
+//! - `lifecycle`: indices made for a rebuild, switched, dropped.
+//! - `every`: all documents of an index.
 
 use std::time::Duration;
 
@@ -22,12 +24,16 @@ mod search;
 mod bulk;
 mod control;
 mod schema;
+mod lifecycle;
+mod every;
 
-pub use bulk::{Bulk, ItemOutcome, SealedBulk};
+pub use bulk::{Bulk, ItemOutcome, SealedBulk, whole};
 pub use control::{Put, Record, Stamp};
 pub use document::Found;
 pub use error::IndexError;
-pub use schema::{EnsureError, LiveIndex};
+pub use every::Every;
+pub use lifecycle::OwnIndex;
+pub use schema::{EnsureError, LiveIndex, mapping_hash};
 pub use search::{Hit, SearchAnswer};
 
 /// Longest time for a read.

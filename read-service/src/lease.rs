@@ -120,6 +120,19 @@ pub struct Owner {
     pub expires_at: Instant,
 }
 
+/// What the owner of a range last said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// Name of the copy; empty where nobody owns the range.
+    pub owner: String,
+    /// The hold for which it has stopped, if ever.
+    pub held: String,
+    /// Counts what it said.
+    pub beat: i64,
+    /// The checkpoint.
+    pub position: i64,
+}
+
 /// The leases of one index as one copy sees and holds them.
 pub struct Leases {
     place: Place,
@@ -411,6 +424,36 @@ impl Place {
         let found: Vec<_> = found.into_iter().flatten().filter(ours).map(|record| record.value).collect();
         let Some(first) = found.first().filter(|_| found.len() == RANGES) else { return Ok(None) };
         Ok(Some((first.store_id.clone(), std::array::from_fn(|range| found[range].standing()))))
+    }
+
+    /// Makes the records of an index that was filled up to a position by other means; those that are there stay.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn seed(&self, store_id: &str, standing: Standing) -> Result<(), LeaseError> {
+        let ids = record::ids(&self.live.name);
+        let put =
+            |(range, id)| Put { id, seen: None, value: RangeRecord::new(self, store_id, range, standing) };
+        let puts: Vec<_> = ids.into_iter().enumerate().map(put).collect();
+        for outcome in self.index.put_all(&self.control, &puts).await? {
+            if let Err(error) = outcome
+                && !error.is_conflict()
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What each range's owner last said; `None` where there is no record of this index.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn signs(&self) -> Result<Vec<Option<Sign>>, LeaseError> {
+        let found = self.find(&record::ids(&self.live.name)).await?;
+        let ours = |record: &Record<RangeRecord>| record.value.index_uuid == self.live.uuid;
+        let sign = |RangeRecord { owner, held, beat, position, .. }| Sign { owner, held, beat, position };
+        Ok(found.into_iter().map(|record| record.filter(ours).map(|record| sign(record.value))).collect())
     }
 
     async fn find(&self, ids: &[String]) -> Result<Vec<Option<Record<RangeRecord>>>, LeaseError> {

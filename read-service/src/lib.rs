@@ -14,6 +14,7 @@
 //! | [`projector`] | the only loop: batch, fetch, fold, write, checkpoint |
 //! | [`feeds`] | which indices a projection has: live, being rebuilt, previous |
 //! | `feeding` | a projector for each of them |
+//! | [`rebuild`] | new index, scan, catch up, verify, switch |
 //! | [`query`] | a request becomes JSON, an answer becomes rows |
 //! | [`page_token`] | where a list goes on, authenticated |
 //! | [`consistency`] | waits until a written version can be read |
@@ -29,6 +30,7 @@ pub mod parking;
 pub mod projector;
 pub mod feeds;
 mod feeding;
+pub mod rebuild;
 pub mod query;
 pub mod page_token;
 pub mod consistency;
@@ -53,6 +55,7 @@ use self::feeds::Feeds;
 use self::index::Index;
 use self::projection::{Customers, Orders, Products, Projection};
 use self::projector::{Limits, Progress, Tools};
+use self::rebuild::{Desk, Rules, Subject};
 use self::subscription::Feed;
 
 /// How often the gauges of the projections are set.
@@ -73,6 +76,8 @@ pub struct Queries {
     pub customers: Progress,
     /// How far the projection of products is.
     pub products: Progress,
+    /// Rebuilds of each projection.
+    pub desks: [Desk; 3],
     /// Where to search.
     pub aliases: Aliases,
     /// Authenticates page tokens.
@@ -115,6 +120,7 @@ pub struct Service {
     metrics: TcpListener,
     queries: Queries,
     tools: Projections,
+    rules: Rules,
 }
 
 /// What each projection works with.
@@ -143,6 +149,7 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         PageTokenKey::random()
     });
     let copy = copy_name(&config.host_name);
+    let rules = config.rebuild.rules();
     let tools = |progress: (Progress, Feeds), limits| Tools {
         index: index.clone(),
         feed: feed.clone(),
@@ -161,6 +168,11 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         orders: tools.orders.progress.clone(),
         customers: tools.customers.progress.clone(),
         products: tools.products.progress.clone(),
+        desks: [
+            Desk::new(Subject::of::<Orders>(&tools.orders, rules)),
+            Desk::new(Subject::of::<Customers>(&tools.customers, rules)),
+            Desk::new(Subject::of::<Products>(&tools.products, rules)),
+        ],
         aliases: Aliases::new(&config.index_prefix),
         page_token_key: page_token_key.bytes(),
         searches_at_once: config.searches_at_once.get(),
@@ -168,7 +180,7 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         feed,
         clock,
     };
-    Ok(Service { server: config.server, grpc, metrics, queries, tools })
+    Ok(Service { server: config.server, grpc, metrics, queries, tools, rules })
 }
 
 fn indices<P: Projection>(index: &Index, prefix: &str, clock: &Clock) -> (Progress, Feeds) {
@@ -211,21 +223,21 @@ impl Service {
     /// # Errors
     /// Where a part of the service fails for good.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { server, grpc, metrics, queries, tools } = self;
+        let Self { server, grpc, metrics, queries, tools, rules } = self;
         let draining = lifecycle.draining();
         let readiness = Readiness::new();
 
         let progress = [queries.orders.clone(), queries.customers.clone(), queries.products.clone()];
-        lifecycle.spawn("orders", feeding::run::<Orders>(tools.orders, draining.clone()));
-        lifecycle.spawn("customers", feeding::run::<Customers>(tools.customers, draining.clone()));
-        lifecycle.spawn("products", feeding::run::<Products>(tools.products, draining.clone()));
+        lifecycle.spawn("orders", project::<Orders>(tools.orders, rules, draining.clone()));
+        lifecycle.spawn("customers", project::<Customers>(tools.customers, rules, draining.clone()));
+        lifecycle.spawn("products", project::<Products>(tools.products, rules, draining.clone()));
         lifecycle.spawn("indices", found(progress.clone(), readiness.condition("indices"), draining.clone()));
         lifecycle.spawn("gauges", gauges(progress, draining.clone()));
         probes::serve(metrics, readiness.clone(), shared::telemetry::metrics::handle(), &lifecycle);
 
         let statuses = StatusTexts { deadline: deadline_passed, too_large: message_too_large, bug };
-        let administration =
-            grpc::admin::Administration::new(&queries).max_decoding_message_size(server.message_limit);
+        let administration = grpc::admin::Administration::new(&queries, draining.clone())
+            .max_decoding_message_size(server.message_limit);
         let questions =
             grpc::Questions::new(queries, draining).max_decoding_message_size(server.message_limit);
         Server::new(&server, proto::DESCRIPTORS, statuses)
@@ -234,6 +246,16 @@ impl Service {
             .serve(grpc, &lifecycle, &readiness)
             .await
     }
+}
+
+/// Feeds the indices of a projection and looks after its rebuilds.
+async fn project<P: Projection>(
+    tools: Tools,
+    rules: Rules,
+    draining: CancellationToken,
+) -> anyhow::Result<()> {
+    let rebuilds = rebuild::run::<P>(tools.clone(), rules, draining.clone());
+    tokio::try_join!(feeding::run::<P>(tools, draining), rebuilds).map(drop)
 }
 
 /// The service is ready once there is an index to ask for every projection, and how far it is fed is known; how old its documents

@@ -127,6 +127,20 @@ impl Parking {
         Ok(record.is_some())
     }
 
+    /// Whether a stream of the index `target` is parked, asked without loading which are.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn holds(
+        index: &Index,
+        control: &str,
+        target: &str,
+        stream_key: &str,
+    ) -> Result<bool, IndexError> {
+        let id = format!("parked:{target}:{stream_key}");
+        Ok(index.record::<ParkedStream>(control, &id).await?.is_some())
+    }
+
     /// Sets a stream aside, or counts another attempt where it is parked already.
     ///
     /// # Errors

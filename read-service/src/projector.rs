@@ -46,6 +46,8 @@ pub use progress::{IndexProgress, Progress};
 pub use snapshot::{Snapshot, State};
 pub use trouble::Trouble;
 
+pub(crate) use batch::fold_onto;
+
 use batch::Batch;
 use running::Running;
 

@@ -5,6 +5,8 @@
 //! waits for. A position that the store has not reached or another store end it: only a person can tell what happened
 //! there.
 
+mod scan;
+
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -22,6 +24,8 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
+
+pub use scan::{Page, Scan, WholeStream};
 
 /// Longest time for a question, and for the feed to begin an answer.
 const CALL_LIMIT: Duration = Duration::from_secs(10);

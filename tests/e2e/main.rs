@@ -10,4 +10,5 @@ mod delivery;
 mod freshness;
 mod copies;
 mod paging;
+mod rebuild;
 mod sample;

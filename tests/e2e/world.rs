@@ -8,6 +8,7 @@ use proto::v1::catalog_command_service_client::CatalogCommandServiceClient;
 use proto::v1::order_command_service_client::OrderCommandServiceClient;
 use proto::v1::order_feed_service_client::OrderFeedServiceClient;
 use proto::v1::order_query_service_client::OrderQueryServiceClient;
+use proto::v1::projection_admin_service_client::ProjectionAdminServiceClient;
 use proto::v1::*;
 use shared::lifecycle::Lifecycle;
 use tonic::Status;
@@ -59,6 +60,11 @@ impl Running {
     async fn connect(address: String, lifecycle: Lifecycle) -> Self {
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Self { address, channel, lifecycle }
+    }
+
+    /// What a read service tells operators.
+    pub fn admin(&self) -> ProjectionAdminServiceClient<Channel> {
+        ProjectionAdminServiceClient::new(self.channel.clone())
     }
 
     /// What a read service answers.
@@ -177,6 +183,15 @@ impl World {
 
     pub fn queries(&self) -> OrderQueryServiceClient<Channel> {
         self.read.as_ref().unwrap().queries()
+    }
+
+    pub fn admin(&self) -> ProjectionAdminServiceClient<Channel> {
+        self.read.as_ref().unwrap().admin()
+    }
+
+    /// Name of an index of this world.
+    pub fn index(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     pub async fn put_customer(&self, customer_id: &str, name: &str) -> String {

@@ -4,8 +4,10 @@
 //! answer is part of the answer.
 //!
 //! - `projections`: the state of each projection.
+//! - `rebuild`: rebuilds and the way back.
 
 mod projections;
+mod rebuild;
 
 use std::pin::Pin;
 
@@ -19,22 +21,27 @@ use proto::v1::{
     RollbackProjectionRequest, RollbackProjectionResponse, StartRebuildRequest, StartRebuildResponse,
     WatchRebuildRequest, WatchRebuildResponse,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::Queries;
+use crate::rebuild::Wish;
 use projections::Projections;
+use rebuild::Rebuilds;
 
 /// `orders.v1.ProjectionAdminService`.
 #[derive(Clone, Debug)]
 pub struct Administration {
     projections: Projections,
+    rebuilds: Rebuilds,
 }
 
 impl Administration {
-    /// The service over the projections that `queries` leads to.
+    /// The service over the projections that `queries` leads to; watches end with `SHUTTING_DOWN` once `draining` begins.
     #[must_use]
-    pub fn new(queries: &Queries) -> ProjectionAdminServiceServer<Self> {
-        ProjectionAdminServiceServer::new(Self { projections: Projections::new(queries) })
+    pub fn new(queries: &Queries, draining: CancellationToken) -> ProjectionAdminServiceServer<Self> {
+        let rebuilds = Rebuilds::new(queries.desks.clone(), draining);
+        ProjectionAdminServiceServer::new(Self { projections: Projections::new(queries), rebuilds })
     }
 }
 
@@ -55,53 +62,65 @@ impl ProjectionAdminService for Administration {
 
     async fn start_rebuild(
         &self,
-        _request: Request<StartRebuildRequest>,
+        request: Request<StartRebuildRequest>,
     ) -> Result<Response<StartRebuildResponse>, Status> {
-        later()
+        let rebuild = Some(self.rebuilds.start(request.into_inner()).await?);
+        Ok(Response::new(StartRebuildResponse { rebuild }))
     }
 
     async fn get_rebuild(
         &self,
-        _request: Request<GetRebuildRequest>,
+        request: Request<GetRebuildRequest>,
     ) -> Result<Response<GetRebuildResponse>, Status> {
-        later()
+        let rebuild = Some(self.rebuilds.find(&request.into_inner().rebuild_id).await?);
+        Ok(Response::new(GetRebuildResponse { rebuild }))
     }
 
     type WatchRebuildStream = Answers<WatchRebuildResponse>;
 
     async fn watch_rebuild(
         &self,
-        _request: Request<WatchRebuildRequest>,
+        request: Request<WatchRebuildRequest>,
     ) -> Result<Response<Self::WatchRebuildStream>, Status> {
-        later()
+        let watch = self.rebuilds.watch(request.into_inner().rebuild_id).await?;
+        Ok(Response::new(Box::pin(watch)))
     }
 
     async fn pause_rebuild(
         &self,
-        _request: Request<PauseRebuildRequest>,
+        request: Request<PauseRebuildRequest>,
     ) -> Result<Response<PauseRebuildResponse>, Status> {
-        later()
+        let id = request.into_inner().rebuild_id;
+        let rebuild = Some(self.rebuilds.wish(&id, Wish::Pause).await?);
+        Ok(Response::new(PauseRebuildResponse { rebuild }))
     }
 
     async fn resume_rebuild(
         &self,
-        _request: Request<ResumeRebuildRequest>,
+        request: Request<ResumeRebuildRequest>,
     ) -> Result<Response<ResumeRebuildResponse>, Status> {
-        later()
+        let id = request.into_inner().rebuild_id;
+        let rebuild = Some(self.rebuilds.wish(&id, Wish::Resume).await?);
+        Ok(Response::new(ResumeRebuildResponse { rebuild }))
     }
 
     async fn cancel_rebuild(
         &self,
-        _request: Request<CancelRebuildRequest>,
+        request: Request<CancelRebuildRequest>,
     ) -> Result<Response<CancelRebuildResponse>, Status> {
-        later()
+        let id = request.into_inner().rebuild_id;
+        let rebuild = Some(self.rebuilds.wish(&id, Wish::Cancel).await?);
+        Ok(Response::new(CancelRebuildResponse { rebuild }))
     }
 
     async fn rollback_projection(
         &self,
-        _request: Request<RollbackProjectionRequest>,
+        request: Request<RollbackProjectionRequest>,
     ) -> Result<Response<RollbackProjectionResponse>, Status> {
-        later()
+        let name = request.into_inner().projection;
+        self.rebuilds.roll_back(&name).await?;
+        let projection = self.projections.list().await.into_iter().find(|projection| projection.name == name);
+        Ok(Response::new(RollbackProjectionResponse { projection }))
     }
 
     async fn list_parked_streams(

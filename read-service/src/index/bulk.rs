@@ -153,6 +153,16 @@ impl SealedBulk {
     }
 }
 
+/// The stored form of a document with the words of its field `search`.
+///
+/// # Panics
+/// Where the document has no JSON form, which one of plain fields has.
+#[must_use]
+pub fn whole(document: &impl Serialize, search: &str) -> serde_json::Value {
+    let whole = serde_json::to_value(Searchable { document, search });
+    whole.expect("a struct of plain fields has a JSON form")
+}
+
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]

@@ -34,6 +34,12 @@ impl LiveIndex {
     }
 }
 
+/// Hash of a mapping; empty where it is none.
+#[must_use]
+pub fn mapping_hash(mapping: &str) -> String {
+    definition(mapping, None).map(|(_, hash)| hash).unwrap_or_default()
+}
+
 /// An index cannot be used as it is.
 #[derive(Debug, Error)]
 pub enum EnsureError {
@@ -164,14 +170,14 @@ impl Index {
     }
 
     /// Until its shard has started, an index that is there refuses to be read.
-    async fn wait_until_started(&self, name: &str) -> Result<(), IndexError> {
+    pub(super) async fn wait_until_started(&self, name: &str) -> Result<(), IndexError> {
         let path =
             format!("/_cluster/health/{name}?wait_for_status=yellow&timeout=20s&filter_path=timed_out");
         self.call(Method::Get, &path, None, WRITE_LIMIT).await?;
         Ok(())
     }
 
-    async fn make(&self, name: &str, body: &Value) -> Result<(), IndexError> {
+    pub(super) async fn make(&self, name: &str, body: &Value) -> Result<(), IndexError> {
         match self.json::<Value>(Method::Put, &format!("/{name}"), Some(body), WRITE_LIMIT).await {
             Err(error) if !error.is_conflict() => Err(error),
             Ok(_) | Err(_) => Ok(()),
@@ -193,7 +199,7 @@ impl Index {
 }
 
 /// The request that makes the index, and the hash of its mapping, which does not depend on spaces and line ends.
-fn definition(mapping: &str, alias: Option<&str>) -> Option<(Value, String)> {
+pub(super) fn definition(mapping: &str, alias: Option<&str>) -> Option<(Value, String)> {
     let mut body: Value = serde_json::from_str(mapping).ok()?;
     let digest = Sha256::digest(body.get("mappings")?.to_string());
     let hash = digest.iter().take(8).fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));

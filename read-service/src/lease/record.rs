@@ -26,7 +26,7 @@ pub(super) struct RangeRecord {
     pub held: String,
     /// Counts the writes of the owner: a wish of another copy is no sign of the owner's life.
     pub beat: i64,
-    position: i64,
+    pub position: i64,
     visible_position: i64,
     head_position: i64,
     #[serde(with = "time_text")]

@@ -14,6 +14,7 @@ use crate::Queries;
 use crate::index::{Index, IndexError};
 use crate::parking;
 use crate::projector::{Progress, Snapshot, State};
+use crate::rebuild::Desk;
 use crate::subscription::Feed;
 
 /// How long a dependency may take to answer before the answer is that it does not.
@@ -35,6 +36,7 @@ pub(super) struct Projections {
 #[derive(Debug)]
 struct Known {
     progress: Progress,
+    desk: Desk,
     alias: String,
     documents: AtomicI64,
 }
@@ -48,16 +50,18 @@ struct Told {
 impl Projections {
     pub fn new(queries: &Queries) -> Self {
         let aliases = &queries.aliases;
-        let known = |progress: &Progress, alias: &String| Known {
+        let [orders, customers, products] = &queries.desks;
+        let known = |progress: &Progress, desk: &Desk, alias: &String| Known {
             progress: progress.clone(),
+            desk: desk.clone(),
             alias: alias.clone(),
             documents: AtomicI64::new(0),
         };
         Self {
             all: Arc::new([
-                known(&queries.orders, &aliases.orders),
-                known(&queries.customers, &aliases.customers),
-                known(&queries.products, &aliases.products),
+                known(&queries.orders, orders, &aliases.orders),
+                known(&queries.customers, customers, &aliases.customers),
+                known(&queries.products, products, &aliases.products),
             ]),
             index: queries.index.clone(),
             control: aliases.control.clone(),
@@ -136,7 +140,7 @@ impl Projections {
                 .then(|| proto::time::from_nanos(snapshot.last_progress_at)),
             owners: owners(&snapshot, now),
             live_index: snapshot.index,
-            previous_index: String::new(),
+            previous_index: known.desk.previous_index().unwrap_or_default(),
         }
     }
 }

@@ -1,0 +1,94 @@
+//! Every document of an index as it was at one moment, in pages.
+
+use elasticsearch::http::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Index, IndexError, READ_LIMIT};
+
+/// Documents in a page.
+const PAGE: usize = 5_000;
+/// How long Elasticsearch keeps what a page needs until the next is asked for.
+const KEEP: &str = "2m";
+
+/// Goes through an index. To be closed at the end; forgotten, it ends by itself.
+#[derive(Clone, Debug)]
+pub struct Every {
+    index: Index,
+    view: String,
+    after: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Opened {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    pit_id: String,
+    timed_out: bool,
+    hits: Hits,
+}
+
+#[derive(Deserialize)]
+struct Hits {
+    hits: Vec<Hit>,
+}
+
+#[derive(Deserialize)]
+struct Hit {
+    #[serde(rename = "_id")]
+    id: String,
+    sort: Value,
+}
+
+impl Index {
+    /// The ids of all documents that can be searched now.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn every(&self, name: &str) -> Result<Every, IndexError> {
+        let path = format!("/{name}/_pit?keep_alive={KEEP}");
+        let opened: Opened = self.json(Method::Post, &path, None::<&()>, READ_LIMIT).await?;
+        Ok(Every { index: self.clone(), view: opened.id, after: None })
+    }
+}
+
+impl Every {
+    /// The next ids; none at the end.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn next(&mut self) -> Result<Vec<String>, IndexError> {
+        let mut body = json!({
+            "size": PAGE,
+            "_source": false,
+            "track_total_hits": false,
+            "pit": { "id": self.view, "keep_alive": KEEP },
+            "sort": ["_shard_doc"],
+        });
+        if let Some(after) = &self.after {
+            body["search_after"].clone_from(after);
+        }
+        let path = "/_search?allow_partial_search_results=false";
+        let answer: Answer = self.index.json(Method::Post, path, Some(&body), READ_LIMIT).await?;
+        if answer.timed_out {
+            return Err(IndexError::Unavailable("search timed out".to_owned()));
+        }
+        self.view = answer.pit_id;
+        if let Some(last) = answer.hits.hits.last() {
+            self.after = Some(last.sort.clone());
+        }
+        Ok(answer.hits.hits.into_iter().map(|hit| hit.id).collect())
+    }
+
+    /// Gives back what Elasticsearch kept for it.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails; it then ends by itself.
+    pub async fn close(self) -> Result<(), IndexError> {
+        let body = json!({ "id": self.view });
+        self.index.json::<Value>(Method::Delete, "/_pit", Some(&body), READ_LIMIT).await.map(drop)
+    }
+}

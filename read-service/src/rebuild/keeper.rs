@@ -1,0 +1,175 @@
+//! One task per projection in every copy of the service: picks up rebuilds that nobody works on, ends grace periods, drops indices that
+//! nobody names.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::desk::Desk;
+use super::session::{Session, Watch};
+use super::switch::{discard, settle};
+use super::work::{clear, drive};
+use super::{Rules, Stop, Subject, record};
+use crate::feeds::{Hold, Indices};
+use crate::projection::Projection;
+use crate::projector::Tools;
+
+/// How often indices are looked for that nobody names.
+const SWEEP_EVERY: Duration = Duration::from_mins(5);
+/// How long a switch may stand in the record unchanged before whoever began it counts as gone.
+const HOLD_EXPIRE: Duration = Duration::from_secs(25);
+
+/// Looks after the rebuilds of a projection until the service drains.
+///
+/// # Errors
+/// None: what goes wrong is logged and tried again.
+pub(crate) async fn run<P: Projection>(
+    tools: Tools,
+    rules: Rules,
+    draining: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut keeper = Keeper {
+        subject: Subject::of::<P>(&tools, rules),
+        watch: Watch::default(),
+        hold: None,
+        swept: None,
+        asked: false,
+    };
+    let mut tick = interval(tools.limits.leases.look);
+    while draining.run_until_cancelled(tick.tick()).await.is_some() {
+        let indices = keeper.subject.feeds.subscribe().borrow().clone();
+        // Not known before the first look.
+        if indices.live.is_empty() {
+            continue;
+        }
+        let kept = match &indices.rebuild {
+            Some(id) => keeper.pick_up::<P>(&tools, id, &draining).await,
+            None => draining.run_until_cancelled(keeper.keep(&indices)).await.unwrap_or(Ok(())),
+        };
+        if let Err(stop) = kept {
+            tracing::debug!(projection = P::NAME, ?stop, "tried again");
+        }
+    }
+    Ok(())
+}
+
+struct Keeper {
+    subject: Subject,
+    watch: Watch,
+    /// A switch under way, and since when it has been seen unchanged.
+    hold: Option<(Hold, Instant)>,
+    swept: Option<Instant>,
+    /// Whether a rebuild was begun for another mapping.
+    asked: bool,
+}
+
+impl Keeper {
+    async fn keep(&mut self, indices: &Indices) -> Result<(), Stop> {
+        if let Some(hold) = &indices.hold {
+            match &self.hold {
+                Some((seen, since)) if seen == hold && since.elapsed() >= HOLD_EXPIRE => {
+                    self.hold = None;
+                    settle(&self.subject).await?;
+                }
+                Some((seen, _)) if seen == hold => {}
+                _ => self.hold = Some((hold.clone(), Instant::now())),
+            }
+            return Ok(());
+        }
+        self.end_grace(indices).await?;
+        if self.subject.rules.on_other_mapping && !self.asked {
+            self.rebuild_other_mapping(indices).await?;
+        }
+        if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY) {
+            self.sweep().await?;
+            self.swept = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Works on the rebuild until it has ended, where nobody else does.
+    async fn pick_up<P: Projection>(
+        &mut self,
+        tools: &Tools,
+        id: &str,
+        draining: &CancellationToken,
+    ) -> Result<(), Stop> {
+        let Subject { index, feeds, .. } = &self.subject;
+        let Some(seen) = record::find(index, feeds.control(), id).await? else {
+            // Its start was never acknowledged.
+            let over = |indices: &Indices| {
+                let ours = indices.rebuild.as_deref() == Some(id);
+                ours.then(|| Indices { rebuild: None, target: None, ..indices.clone() })
+            };
+            feeds.change(over).await?;
+            return Ok(());
+        };
+        if seen.value.stage.is_ended() {
+            return clear(&self.subject, &seen.value).await;
+        }
+        if !self.watch.is_free(&self.subject, &seen.value) {
+            return Ok(());
+        }
+        let session = Session::take(&self.subject, seen).await?;
+        tracing::info!(rebuild.id = id, projection = P::NAME, "works on a rebuild");
+        if draining.run_until_cancelled(drive::<P>(&session, &tools.limits)).await.is_none() {
+            session.release().await;
+        }
+        Ok(())
+    }
+
+    /// Drops the previous index once its time is over.
+    async fn end_grace(&self, indices: &Indices) -> Result<(), Stop> {
+        let now = self.subject.clock.now_nanos();
+        let Some(previous) = indices.previous.as_ref().filter(|previous| previous.until <= now) else {
+            return Ok(());
+        };
+        let mut ours = false;
+        let over = |indices: &Indices| {
+            let due = indices.previous.as_ref() == Some(previous) && indices.hold.is_none();
+            ours = due;
+            due.then(|| Indices { previous: None, ..indices.clone() })
+        };
+        self.subject.feeds.change(over).await?;
+        if ours { discard(&self.subject, &previous.index).await } else { Ok(()) }
+    }
+
+    async fn rebuild_other_mapping(&mut self, indices: &Indices) -> Result<(), Stop> {
+        let live = self.subject.place(&indices.live).await?.live;
+        self.asked = true;
+        if !live.has(self.subject.mapping) {
+            tracing::info!(
+                projection = self.subject.projection,
+                index = live.name,
+                "another mapping, rebuilding"
+            );
+            // Once for this index and mapping, however many copies see it.
+            let request =
+                format!("mapping:{}:{}", live.uuid, crate::index::mapping_hash(self.subject.mapping));
+            if let Err(error) = Desk::new(self.subject.clone()).start(&request, false, 0).await {
+                tracing::warn!(projection = self.subject.projection, %error, "rebuild not started");
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops indices of this projection that are old enough and that nobody names.
+    async fn sweep(&self) -> Result<(), Stop> {
+        let Subject { index, feeds, clock, rules, .. } = &self.subject;
+        let all = index.own_indices(&format!("{}-v1-", feeds.alias())).await?;
+        let before =
+            clock.now_nanos() / 1_000_000 - i64::try_from(rules.orphan_age.as_millis()).unwrap_or(i64::MAX);
+        // Read after the list: an index that is made later is not in it.
+        let indices = feeds.look().await?;
+        if indices.rebuild.is_some() || indices.hold.is_some() {
+            return Ok(());
+        }
+        let old = all.into_iter().filter(|index| index.created_ms < before);
+        for orphan in old.filter(|index| !indices.fed().any(|fed| fed == index.name)) {
+            tracing::warn!(projection = self.subject.projection, index = orphan.name, "nobody's index");
+            discard(&self.subject, &orphan.name).await?;
+        }
+        Ok(())
+    }
+}
