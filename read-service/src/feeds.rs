@@ -50,6 +50,9 @@ pub struct Indices {
     pub hold: Option<Hold>,
     /// The rebuild under way.
     pub rebuild: Option<String>,
+    /// Indices that are no longer fed and are to be dropped.
+    #[serde(default)]
+    pub dropping: Vec<String>,
 }
 
 /// The index that answered before.
@@ -77,6 +80,17 @@ impl Indices {
     pub fn fed(&self) -> impl Iterator<Item = &str> {
         let previous = self.previous.as_ref().map(|previous| &previous.index);
         [Some(&self.live), self.target.as_ref(), previous].into_iter().flatten().map(String::as_str)
+    }
+
+    /// The same without feeding this index, which is to be dropped.
+    #[must_use]
+    pub fn without(mut self, index: &str) -> Self {
+        self.target = self.target.filter(|target| target != index);
+        self.previous = self.previous.filter(|previous| previous.index != index);
+        if !index.is_empty() && !self.dropping.iter().any(|name| name == index) {
+            self.dropping.push(index.to_owned());
+        }
+        self
     }
 
     /// The hold that forbids to apply anything to this index.

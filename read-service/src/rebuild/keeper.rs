@@ -1,6 +1,7 @@
 //! One task per projection in every copy of the service: picks up rebuilds that nobody works on, ends grace periods, drops indices that
 //! nobody names.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval};
@@ -17,6 +18,8 @@ use crate::projector::Tools;
 
 /// How often indices are looked for that nobody names.
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
+/// How long all copies need to stop feeding an index: each looks every second.
+const STOPPED_WITHIN: Duration = Duration::from_secs(3);
 /// How long a switch may stand in the record unchanged before whoever began it counts as gone.
 const HOLD_EXPIRE: Duration = Duration::from_secs(25);
 
@@ -33,6 +36,7 @@ pub(crate) async fn run<P: Projection>(
         subject: Subject::of::<P>(&tools, rules),
         watch: Watch::default(),
         hold: None,
+        unfed: HashMap::new(),
         swept: None,
         asked: false,
     };
@@ -43,8 +47,11 @@ pub(crate) async fn run<P: Projection>(
         if indices.live.is_empty() {
             continue;
         }
+        if let Some(Err(stop)) = draining.run_until_cancelled(keeper.drop_unfed(&indices)).await {
+            tracing::debug!(projection = P::NAME, ?stop, "not dropped yet");
+        }
         let kept = match &indices.rebuild {
-            Some(id) => keeper.pick_up::<P>(&tools, id, &draining).await,
+            Some(id) => Box::pin(keeper.pick_up::<P>(&tools, id, &draining)).await,
             None => draining.run_until_cancelled(keeper.keep(&indices)).await.unwrap_or(Ok(())),
         };
         if let Err(stop) = kept {
@@ -59,6 +66,8 @@ struct Keeper {
     watch: Watch,
     /// A switch under way, and since when it has been seen unchanged.
     hold: Option<(Hold, Instant)>,
+    /// Indices to be dropped, and since when that has been seen.
+    unfed: HashMap<String, Instant>,
     swept: Option<Instant>,
     /// Whether a rebuild was begun for another mapping.
     asked: bool,
@@ -113,7 +122,7 @@ impl Keeper {
         }
         let session = Session::take(&self.subject, seen).await?;
         tracing::info!(rebuild.id = id, projection = P::NAME, "works on a rebuild");
-        if draining.run_until_cancelled(drive::<P>(&session, &tools.limits)).await.is_none() {
+        if draining.run_until_cancelled(Box::pin(drive::<P>(&session, &tools.limits))).await.is_none() {
             session.release().await;
         }
         Ok(())
@@ -125,14 +134,29 @@ impl Keeper {
         let Some(previous) = indices.previous.as_ref().filter(|previous| previous.until <= now) else {
             return Ok(());
         };
-        let mut ours = false;
         let over = |indices: &Indices| {
             let due = indices.previous.as_ref() == Some(previous) && indices.hold.is_none();
-            ours = due;
-            due.then(|| Indices { previous: None, ..indices.clone() })
+            due.then(|| indices.clone().without(&previous.index))
         };
-        self.subject.feeds.change(over).await?;
-        if ours { discard(&self.subject, &previous.index).await } else { Ok(()) }
+        Ok(self.subject.feeds.change(over).await.map(drop)?)
+    }
+
+    /// Drops what is no longer fed, once all copies have had the time to see that.
+    async fn drop_unfed(&mut self, indices: &Indices) -> Result<(), Stop> {
+        self.unfed.retain(|name, _| indices.dropping.contains(name));
+        for name in &indices.dropping {
+            let since = *self.unfed.entry(name.clone()).or_insert_with(Instant::now);
+            if since.elapsed() >= STOPPED_WITHIN {
+                discard(&self.subject, name).await?;
+                let dropped = |indices: &Indices| {
+                    let mut next = indices.clone();
+                    next.dropping.retain(|dropping| dropping != name);
+                    (next != *indices).then_some(next)
+                };
+                self.subject.feeds.change(dropped).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn rebuild_other_mapping(&mut self, indices: &Indices) -> Result<(), Stop> {

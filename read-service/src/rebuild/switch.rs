@@ -17,28 +17,26 @@ use crate::subscription::Item;
 const HOLD_LIMIT: Duration = Duration::from_secs(15);
 /// How often the leases are looked at meanwhile.
 const POLL: Duration = Duration::from_millis(50);
-/// How long all copies need to stop feeding an index that is no longer named.
-const STOPPED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Makes `to` the live index. The one before stays fed for the grace period.
 pub(super) async fn switch(subject: &Subject, to: &str) -> Result<Indices, Stop> {
     let token = format!("{:016x}", rand::random::<u64>());
     let hold = Hold { token: token.clone(), to: to.to_owned(), floor: None };
     subject.index.mark(to, &marker(subject, &token)).await?;
-    let held = subject
+    let before = subject
         .feeds
         .change(|indices| {
             let next = Indices { hold: Some(hold.clone()), ..indices.clone() };
             (indices.hold.is_none() && indices.live != to).then_some(next)
         })
         .await?;
-    if held.hold.as_ref() != Some(&hold) {
+    if before.hold.as_ref() != Some(&hold) {
         subject.index.unmark(to, &marker(subject, &token)).await?;
         let error = "another switch is under way".to_owned();
-        return if held.live == to { Ok(held) } else { Err(Stop::Wait(error)) };
+        return if before.live == to { Ok(before) } else { Err(Stop::Wait(error)) };
     }
-    tracing::info!(projection = subject.projection, from = held.live, to, "switch begins");
-    let switched = match timeout(HOLD_LIMIT, move_over(subject, &held, &hold)).await {
+    tracing::info!(projection = subject.projection, from = before.live, to, "switch begins");
+    let switched = match timeout(HOLD_LIMIT, move_over(subject, &before.live, &hold)).await {
         Ok(moved) => moved,
         Err(_) => Err(Stop::Wait("the copies of the service did not stop in time for a switch".to_owned())),
     };
@@ -51,8 +49,8 @@ pub(super) async fn switch(subject: &Subject, to: &str) -> Result<Indices, Stop>
     }
 }
 
-async fn move_over(subject: &Subject, held: &Indices, hold: &Hold) -> Result<Indices, Stop> {
-    let (live, target) = (subject.place(&held.live).await?, subject.place(&hold.to).await?);
+async fn move_over(subject: &Subject, from: &str, hold: &Hold) -> Result<Indices, Stop> {
+    let (live, target) = (subject.place(from).await?, subject.place(&hold.to).await?);
     stopped(subject, &live, &hold.token).await?;
     // Whatever is in the live index was in the feed before now.
     let floor = subject.feed.head().await?.head_position;
@@ -64,11 +62,9 @@ async fn move_over(subject: &Subject, held: &Indices, hold: &Hold) -> Result<Ind
     }
     shared::crash::point("rebuild.switching");
     let marker = marker(subject, &hold.token);
-    match subject.index.move_alias(subject.feeds.alias(), &held.live, &hold.to, &marker).await {
-        // Given up by somebody else, or no answer came: `settle` finds out.
-        Err(error) => return Err(Stop::Wait(error.to_string())),
-        Ok(()) => {}
-    }
+    let moved = subject.index.move_alias(subject.feeds.alias(), from, &hold.to, &marker).await;
+    // Given up by somebody else, or no answer came: `settle` finds out.
+    moved.map_err(|error| Stop::Wait(error.to_string()))?;
     shared::crash::point("rebuild.switched");
     finish(subject).await
 }
@@ -101,20 +97,22 @@ pub(super) async fn settle(subject: &Subject) -> Result<Indices, Stop> {
 async fn finish(subject: &Subject) -> Result<Indices, Stop> {
     let grace = i64::try_from(subject.rules.grace.as_nanos()).unwrap_or(i64::MAX);
     let until = subject.clock.now_nanos().saturating_add(grace);
-    let mut dropped = None;
     let indices = subject
         .feeds
         .change(|indices| {
             let hold = indices.hold.as_ref()?;
-            let previous = indices.previous.as_ref().map(|previous| previous.index.clone());
-            dropped = previous.filter(|previous| *previous != hold.to);
+            let oldest = indices.previous.as_ref().map(|previous| previous.index.clone());
+            let next = match oldest.filter(|oldest| *oldest != hold.to) {
+                Some(oldest) => indices.clone().without(&oldest),
+                None => indices.clone(),
+            };
             Some(Indices {
                 live: hold.to.clone(),
                 floor: hold.floor.unwrap_or(0),
-                target: indices.target.clone().filter(|target| *target != hold.to),
-                previous: Some(Previous { index: indices.live.clone(), until }),
+                target: next.target.filter(|target| *target != hold.to),
+                previous: Some(Previous { index: next.live, until }),
                 hold: None,
-                rebuild: indices.rebuild.clone(),
+                ..next
             })
         })
         .await?;
@@ -124,15 +122,11 @@ async fn finish(subject: &Subject) -> Result<Indices, Stop> {
         feed.position = indices.floor,
         "switched"
     );
-    if let Some(name) = dropped {
-        discard(subject, &name).await?;
-    }
     Ok(indices)
 }
 
-/// Drops an index that no record names any more, once no copy feeds it.
+/// Drops an index that no copy feeds any more, unless a record or the alias names it.
 pub(super) async fn discard(subject: &Subject, name: &str) -> Result<(), Stop> {
-    sleep(STOPPED_WITHIN).await;
     let indices = subject.feeds.look().await?;
     let alias = subject.index.live(subject.feeds.alias()).await?;
     if indices.fed().any(|fed| fed == name) || alias.is_some_and(|live| live.name == name) {

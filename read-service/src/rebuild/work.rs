@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::record::{Rebuild, Stage};
 use super::session::Session;
-use super::switch::{discard, settle, switch};
+use super::switch::{settle, switch};
 use super::{Stop, Subject, scan, verify};
 use crate::feeds::Indices;
 use crate::lease::Standing;
@@ -224,14 +224,13 @@ pub(super) async fn clear(subject: &Subject, rebuild: &Rebuild) -> Result<(), St
     let id = &rebuild.rebuild_id;
     let over = |indices: &Indices| {
         let ours = indices.rebuild.as_ref() == Some(id);
-        let target = indices.target.clone().filter(|target| *target != rebuild.target_index);
-        ours.then(|| Indices { rebuild: None, target, ..indices.clone() })
+        let next = Indices { rebuild: None, ..indices.clone() };
+        ours.then(
+            || if next.live == rebuild.target_index { next } else { next.without(&rebuild.target_index) },
+        )
     };
-    subject.feeds.change(over).await?;
-    if rebuild.stage == Stage::Succeeded || rebuild.target_index.is_empty() {
-        return Ok(());
-    }
-    discard(subject, &rebuild.target_index).await
+    subject.feeds.change(over).await.map(drop)?;
+    Ok(())
 }
 
 /// Waits for the end of a pause; shows meanwhile that this copy is alive.
@@ -239,7 +238,7 @@ async fn paused(session: &Session) -> Result<(), Stop> {
     loop {
         match session.put(|rebuild| rebuild.eta_seconds = 0.0).await {
             Ok(rebuild) if rebuild.paused && !rebuild.cancel => {
-                sleep(session.subject.times.renew.min(POLL * 2)).await
+                sleep(session.subject.times.renew.min(POLL * 2)).await;
             }
             Ok(_) => return Ok(()),
             Err(Stop::Wait(_)) => sleep(RETRY_MAX).await,
