@@ -8,4 +8,5 @@ mod index;
 mod parking;
 mod lease;
 mod projector;
+mod rebuild_crash;
 mod grpc;

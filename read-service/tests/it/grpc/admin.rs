@@ -1,6 +1,7 @@
 //! The admin service as operators meet it.
 
 mod projections;
+mod rebuild;
 
 use std::time::Duration;
 

@@ -52,11 +52,17 @@ impl World {
 
     /// A service that finds Elasticsearch at `url`.
     pub async fn over(search: &Search, url: &str, history: &History) -> Self {
-        Self::set(search, url, history, 16).await
+        Self::with(search, url, history, &[]).await
     }
 
     /// The same, which searches for so many callers at once.
     pub async fn set(search: &Search, url: &str, history: &History, searches_at_once: usize) -> Self {
+        let flag = format!("--searches-at-once={searches_at_once}");
+        Self::with(search, url, history, &[&flag]).await
+    }
+
+    /// The same with more flags.
+    pub async fn with(search: &Search, url: &str, history: &History, more: &[&str]) -> Self {
         let feed = ScriptedFeed::start(history).await;
         feed.change(|script| script.batch = 1_000);
         let flags = [
@@ -67,8 +73,8 @@ impl World {
             &format!("--feed-url={}", feed.url),
             &format!("--index-prefix={}", search.prefix),
             "--page-token-key=a key that is only for these tests",
-            &format!("--searches-at-once={searches_at_once}"),
         ];
+        let flags = flags.iter().chain(more);
         let service = read_service::build(Flags::try_parse_from(flags).unwrap().config).await.unwrap();
         let address = service.grpc_address().unwrap();
         let lifecycle = Lifecycle::new(Duration::from_secs(5));

@@ -1,6 +1,6 @@
 //! A feed that replays a script, faults of delivery included.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub struct Script {
     pub stops_at: i64,
     /// Nothing is answered.
     pub down: bool,
+    /// What the next scan reads instead, once.
+    pub misread: Vec<RecordedEvent>,
 }
 
 /// A feed on a port of its own.
@@ -56,6 +58,7 @@ impl ScriptedFeed {
             batch: 3,
             stops_at: i64::MAX,
             down: false,
+            misread: Vec::new(),
         };
         let script = Arc::new(watch::Sender::new(script));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -154,8 +157,26 @@ impl OrderFeedService for Room {
         Ok(Response::new(answers.boxed()))
     }
 
-    async fn scan(&self, _: Request<ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
-        Err(Error::new(Reason::InternalError, "not in the script").into())
+    async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        let ScanRequest { categories, cursor, .. } = request.into_inner();
+        let mut script = self.script()?;
+        if !script.misread.is_empty() {
+            script.events = std::mem::take(&mut script.misread);
+            self.0.send_modify(|script| script.misread.clear());
+        }
+        let resume_position = head(&self.script()?);
+        let mut streams: BTreeMap<String, Vec<RecordedEvent>> = BTreeMap::new();
+        for event in script.events.into_iter().filter(|event| categories.contains(&event.category)) {
+            let event = RecordedEvent { position: 0, ..event };
+            streams.entry(event.stream_key.clone()).or_default().push(event);
+        }
+        let estimated_streams = i64::try_from(streams.len()).unwrap();
+        let first = ScanResponse { estimated_streams, ..Default::default() };
+        let rest = streams.into_iter().filter(move |(key, _)| *key > cursor);
+        let messages = rest.map(|(cursor, events)| ScanResponse { events, cursor, ..Default::default() });
+        let last = ScanResponse { resume_position: Some(resume_position), ..Default::default() };
+        let answers = std::iter::once(first).chain(messages).chain(std::iter::once(last)).map(Ok);
+        Ok(Response::new(stream::iter(answers.collect::<Vec<_>>()).boxed()))
     }
 
     async fn read_stream(
