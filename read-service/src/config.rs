@@ -50,6 +50,9 @@ pub struct Config {
     /// Rebuilds.
     #[command(flatten)]
     pub rebuild: RebuildConfig,
+    /// Callers that may watch an order at once; more are refused
+    #[arg(long, env = "WATCHERS", default_value_t = 10_000)]
+    pub watchers: usize,
     /// Limits of the gRPC server.
     #[command(flatten)]
     pub server: ServerConfig,

@@ -103,14 +103,6 @@ impl Consistency {
         }
     }
 
-    /// Waits until this order has at least this version.
-    ///
-    /// # Errors
-    /// Where Elasticsearch fails.
-    pub async fn order_reaches(&self, order_id: &str, version: i64) -> Result<(), IndexError> {
-        self.orders.reached(order_id, version, true).await.map(drop)
-    }
-
     async fn reached(&self, wanted: &Wanted, read: Read, wait: bool) -> Result<bool, IndexError> {
         let asked = wanted.tokens.iter().map(|token| {
             let versions = match token.category {

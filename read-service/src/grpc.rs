@@ -33,6 +33,7 @@ use crate::Queries;
 use crate::consistency::{Consistency, Versions};
 use crate::page_token::PageTokens;
 use crate::projector::{Progress, Snapshot};
+use crate::watch::{self, Watches};
 
 /// Longest wait for a version that a consistency token names.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -48,6 +49,7 @@ pub struct Questions {
     consistency: Consistency,
     tokens: PageTokens,
     turns: Turns,
+    watches: Watches,
     draining: CancellationToken,
 }
 
@@ -65,7 +67,14 @@ impl Questions {
         );
         let tokens = PageTokens::new(&queries.page_token_key, queries.clock.clone());
         let turns = Turns::new(queries.searches_at_once);
-        OrderQueryServiceServer::new(Self { queries, consistency, tokens, turns, draining })
+        let sources = watch::Sources {
+            index: queries.index.clone(),
+            aliases: queries.aliases.clone(),
+            feed: queries.feed.clone(),
+            orders: queries.orders.clone(),
+        };
+        let watches = Watches::new(sources, queries.watch_limits);
+        OrderQueryServiceServer::new(Self { queries, consistency, tokens, turns, watches, draining })
     }
 
     /// How fresh a read by id is that includes these projections.

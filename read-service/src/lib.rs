@@ -18,6 +18,7 @@
 //! | [`query`] | a request becomes JSON, an answer becomes rows |
 //! | [`page_token`] | where a list goes on, authenticated |
 //! | [`consistency`] | waits until a written version can be read |
+//! | [`watch`] | orders that callers follow while they change |
 //! | [`grpc`] | request to question, answer or error to status |
 
 pub mod subscription;
@@ -34,6 +35,7 @@ pub mod rebuild;
 pub mod query;
 pub mod page_token;
 pub mod consistency;
+pub mod watch;
 pub mod grpc;
 pub mod config;
 
@@ -62,6 +64,8 @@ use self::subscription::Feed;
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 /// Documents of customers and products that are kept in memory, in bytes: they change seldom.
 const CATALOG_CACHE: u64 = 1024 * 1024;
+/// Orders that are watched and kept in memory for that, in bytes.
+const WATCHED_BYTES: usize = 32 * 1024 * 1024;
 
 /// What questions are answered from.
 #[derive(Clone, Debug)]
@@ -84,6 +88,8 @@ pub struct Queries {
     pub page_token_key: [u8; 32],
     /// Lists, searches and reports that Elasticsearch is asked for at once.
     pub searches_at_once: usize,
+    /// How much may be watched.
+    pub watch_limits: watch::Limits,
     /// The time.
     pub clock: Clock,
 }
@@ -176,6 +182,7 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         aliases: Aliases::new(&config.index_prefix),
         page_token_key: page_token_key.bytes(),
         searches_at_once: config.searches_at_once.get(),
+        watch_limits: watch::Limits { watchers: config.watchers, bytes: WATCHED_BYTES },
         index,
         feed,
         clock,

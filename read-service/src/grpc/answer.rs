@@ -10,6 +10,7 @@ use crate::projection::{LineDocument, OrderDocument};
 use crate::query::highlight::Highlight;
 use crate::query::report::Row;
 use crate::subscription::FeedError;
+use crate::watch::WatchError;
 
 /// The order of a document, with the customer's name of today where it is known.
 pub(super) fn order(document: OrderDocument, current_name: Option<String>) -> v1::Order {
@@ -129,7 +130,23 @@ pub(super) fn feed_error(order_id: &str, error: &FeedError) -> Error {
     match error {
         FeedError::Unavailable(_) => Error::new(Reason::EventStoreDown, "the event store does not answer"),
         FeedError::Unreadable(_) => unreadable(order_id),
-        FeedError::StoreChanged | FeedError::PositionAhead | FeedError::Refused(_) => Error::bug(),
+        FeedError::StoreChanged => Error::new(Reason::StoreChanged, "the event store was created anew"),
+        FeedError::PositionAhead => {
+            Error::new(Reason::PositionAhead, "the event store was restored to an earlier point")
+        }
+        FeedError::Refused(_) => Error::bug(),
+    }
+}
+
+/// The error of an order that is not followed, or no longer.
+pub(super) fn watch_error(order_id: &str, error: &WatchError) -> Error {
+    match error {
+        WatchError::NotFound => not_found(order_id),
+        WatchError::Full => Error::new(Reason::Overloaded, "too many orders are watched"),
+        WatchError::Unreadable => unreadable(order_id),
+        WatchError::Index(error) => index_error(error),
+        WatchError::Feed(error) => feed_error(order_id, error),
+        WatchError::Stopped => Error::new(Reason::ShuttingDown, "the service is stopping; watch again"),
     }
 }
 

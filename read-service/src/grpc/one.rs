@@ -5,7 +5,7 @@ use futures_util::stream;
 use proto::reason::{Error, Reason};
 use proto::token::ConsistencyToken;
 use proto::v1::{
-    self, GetOrderHistoryResponse, GetOrderResponse, RecordedEvent, StreamCategory, WatchOrderResponse,
+    GetOrderHistoryResponse, GetOrderResponse, RecordedEvent, StreamCategory, WatchOrderResponse,
 };
 use tonic::Status;
 
@@ -14,6 +14,7 @@ use super::{Questions, answer};
 use crate::consistency::{OnStale, Read};
 use crate::index::Found;
 use crate::projection::{self, CustomerDocument, OrderDocument, Orders};
+use crate::watch::WatchError;
 
 impl Questions {
     pub(super) async fn order(&self, request: GetOrder) -> Result<GetOrderResponse, Error> {
@@ -116,58 +117,28 @@ impl Questions {
         if events.is_empty() { Err(answer::not_found(order_id)) } else { Ok(events) }
     }
 
-    /// The order now and after every change, until the service drains. Several changes at once may be shown as one: what is
-    /// sent is always the newest state, so a slow reader has no queue.
+    /// The order now and after every change, until the service drains.
     pub(super) async fn changes(
         &self,
         order_id: String,
     ) -> Result<impl Stream<Item = Result<WatchOrderResponse, Status>> + Send + 'static, Error> {
-        let first = self.document(&order_id).await?.ok_or_else(|| answer::not_found(&order_id))?;
-        let watch = Watch { questions: self.clone(), order_id, ready: Some(first), version: 0 };
-        Ok(stream::unfold(Some(watch), |watch| async move {
-            let mut watch = watch?;
-            match watch.next().await {
-                Ok(order) => Some((Ok(WatchOrderResponse { order: Some(order) }), Some(watch))),
-                Err(error) => Some((Err(error.into()), None)),
+        let watcher = self.watches.watch(&order_id).await;
+        let watcher = watcher.map_err(|error| answer::watch_error(&order_id, &error))?;
+        let start = (watcher, order_id, self.draining.clone());
+        Ok(stream::unfold(Some(start), |following| async move {
+            let (mut watcher, order_id, draining) = following?;
+            let next = tokio::select! {
+                () = draining.cancelled() => Err(WatchError::Stopped),
+                next = watcher.next() => next,
+            };
+            match next {
+                Ok(shown) => {
+                    let order = answer::order(shown.order.clone(), shown.customer_name.clone());
+                    let answer = WatchOrderResponse { order: Some(order) };
+                    Some((Ok(answer), Some((watcher, order_id, draining))))
+                }
+                Err(error) => Some((Err(answer::watch_error(&order_id, &error).into()), None)),
             }
         }))
-    }
-}
-
-/// A reader who follows an order.
-struct Watch {
-    questions: Questions,
-    order_id: String,
-    ready: Option<Found<OrderDocument>>,
-    /// What was shown last.
-    version: i64,
-}
-
-impl Watch {
-    async fn next(&mut self) -> Result<v1::Order, Error> {
-        loop {
-            let found = match self.ready.take() {
-                Some(found) => Some(found),
-                None => self.changed().await?,
-            };
-            if let Some(found) = found.filter(|found| found.version > self.version) {
-                self.version = found.version;
-                let name = self.questions.name_today(&found.source.customer_id).await?;
-                return Ok(answer::order(found.source, name));
-            }
-        }
-    }
-
-    async fn changed(&self) -> Result<Option<Found<OrderDocument>>, Error> {
-        let questions = &self.questions;
-        tokio::select! {
-            () = questions.draining.cancelled() => {
-                Err(Error::new(Reason::ShuttingDown, "the service is stopping; watch again"))
-            }
-            reached = questions.consistency.order_reaches(&self.order_id, self.version + 1) => {
-                reached.map_err(|error| answer::index_error(&error))?;
-                questions.document(&self.order_id).await
-            }
-        }
     }
 }

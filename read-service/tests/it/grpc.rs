@@ -4,6 +4,7 @@
 mod world;
 
 mod one;
+mod watching;
 mod lists;
 mod searches;
 mod reports;

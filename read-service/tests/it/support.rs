@@ -1,6 +1,7 @@
 //! What the tests share: a private Elasticsearch, histories of events, a scripted feed, a connection that can be cut.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use elasticsearch::http::Method;
@@ -18,7 +19,7 @@ use read_service::projector::{Limits, Projector, Step};
 use read_service::subscription::Feed;
 use serde_json::Value;
 use shared::clock::Clock;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -254,5 +255,58 @@ impl Cable {
 
     pub fn restore(&self) {
         self.whole.send_replace(true);
+    }
+}
+
+/// A connection to Elasticsearch that counts the requests whose line begins with a text.
+pub struct Meter {
+    pub url: String,
+    counted: Arc<AtomicUsize>,
+}
+
+impl Meter {
+    pub async fn before(url: &str, line: String) -> Self {
+        let target = url.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let counted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&counted);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(&target).await else { continue };
+                let (near, far) = (near.into_split(), far.into_split());
+                tokio::spawn(counting(near.0, far.1, line.clone(), Arc::clone(&count)));
+                tokio::spawn(async move {
+                    let (mut from, mut to) = (far.0, near.1);
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        Self { url, counted }
+    }
+
+    pub fn count(&self) -> usize {
+        self.counted.load(Ordering::SeqCst)
+    }
+}
+
+async fn counting(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    line: String,
+    counted: Arc<AtomicUsize>,
+) {
+    let line = line.as_bytes();
+    let mut seen = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        // The end of what came before may be the beginning of the text.
+        seen.extend_from_slice(&buffer[..size]);
+        let found = seen.windows(line.len()).filter(|window| *window == line).count();
+        counted.fetch_add(found, Ordering::SeqCst);
+        seen.drain(..seen.len().saturating_sub(line.len() - 1));
+        if to.write_all(&buffer[..size]).await.is_err() {
+            return;
+        }
     }
 }

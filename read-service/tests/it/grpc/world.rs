@@ -34,6 +34,7 @@ struct Flags {
 pub struct World {
     pub channel: Channel,
     pub client: OrderQueryServiceClient<Channel>,
+    pub url: String,
     pub feed: ScriptedFeed,
     pub index: Index,
     pub prefix: String,
@@ -79,10 +80,11 @@ impl World {
         let address = service.grpc_address().unwrap();
         let lifecycle = Lifecycle::new(Duration::from_secs(5));
         lifecycle.spawn("service", service.run(lifecycle.clone()));
-        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let url = format!("http://{address}");
+        let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
         let client = OrderQueryServiceClient::new(channel.clone());
         let (index, prefix) = (search.index.clone(), search.prefix.clone());
-        Self { channel, client, feed, index, prefix, lifecycle }
+        Self { channel, client, url, feed, index, prefix, lifecycle }
     }
 
     /// Waits until all indices are there.

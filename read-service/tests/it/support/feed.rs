@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::reason::{Error, Reason};
@@ -46,6 +46,7 @@ pub struct ScriptedFeed {
     pub feed: Feed,
     pub url: String,
     script: Arc<watch::Sender<Script>>,
+    subscribed: Arc<Mutex<Vec<SubscribeRequest>>>,
 }
 
 impl ScriptedFeed {
@@ -63,15 +64,22 @@ impl ScriptedFeed {
         let script = Arc::new(watch::Sender::new(script));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let service = OrderFeedServiceServer::new(Room(Arc::clone(&script)));
+        let subscribed = Arc::default();
+        let room = Room { script: Arc::clone(&script), subscribed: Arc::clone(&subscribed) };
+        let service = OrderFeedServiceServer::new(room);
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { feed: Feed::new(&url).unwrap(), url, script }
+        Self { feed: Feed::new(&url).unwrap(), url, script, subscribed }
     }
 
     /// Changes what the feed says from now on; open subscriptions hear it too.
     pub fn change(&self, change: impl FnOnce(&mut Script)) {
         self.script.send_modify(change);
+    }
+
+    /// Every subscription that was asked for.
+    pub fn subscribed(&self) -> Vec<SubscribeRequest> {
+        self.subscribed.lock().unwrap().clone()
     }
 
     /// The store now holds this.
@@ -80,13 +88,16 @@ impl ScriptedFeed {
     }
 }
 
-struct Room(Arc<watch::Sender<Script>>);
+struct Room {
+    script: Arc<watch::Sender<Script>>,
+    subscribed: Arc<Mutex<Vec<SubscribeRequest>>>,
+}
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Room {
     fn script(&self) -> Result<Script, Status> {
-        let script = self.0.borrow().clone();
+        let script = self.script.borrow().clone();
         if script.down {
             return Err(Error::new(Reason::EventStoreDown, "down").into());
         }
@@ -126,6 +137,7 @@ impl OrderFeedService for Room {
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let request = request.into_inner();
+        self.subscribed.lock().unwrap().push(request.clone());
         let script = self.script()?;
         if !request.store_id.is_empty() && request.store_id != script.store_id {
             return Err(Error::new(Reason::StoreChanged, "another store").into());
@@ -133,7 +145,7 @@ impl OrderFeedService for Room {
         if request.after_position > head(&script) {
             return Err(Error::new(Reason::PositionAhead, "beyond the head").into());
         }
-        let start = (request.after_position, false, self.0.subscribe(), request);
+        let start = (request.after_position, false, self.script.subscribe(), request);
         let messages = stream::unfold(start, |(after, told, mut script, request)| async move {
             loop {
                 let said = {
