@@ -127,6 +127,8 @@ reasons! {
     PositionAhead = "POSITION_AHEAD", OutOfRange, AskOperator;
     /// A queue is full.
     Overloaded = "OVERLOADED", ResourceExhausted, WaitAndRepeat;
+    /// The event store has no room left; nothing was stored.
+    StorageFull = "STORAGE_FULL", ResourceExhausted, WaitAndRepeat;
     /// The message is larger than the service takes.
     MessageTooLarge = "MESSAGE_TOO_LARGE", ResourceExhausted, Correct;
     /// The event store does not answer.

@@ -65,7 +65,7 @@ impl Appender {
     /// Stores the append together with whatever else waits. Dropped before its batch has begun, it is not stored.
     ///
     /// # Errors
-    /// See [`AppendError`]; only [`AppendError::Store`] leaves the outcome unknown.
+    /// See [`AppendError`]; only [`AppendError::Store`] may leave the outcome unknown.
     pub async fn append(&self, append: Append) -> Answer {
         let (answer, answered) = oneshot::channel();
         self.queue.send(Waiting { append, answer }).map_err(|_| AppendError::Closed)?;

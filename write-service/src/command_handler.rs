@@ -102,6 +102,9 @@ pub enum CommandError {
     /// The event store does not answer: whether the command took effect may be unknown.
     #[error("the event store does not answer")]
     StoreDown,
+    /// The event store has no room: the command took no effect.
+    #[error("the event store is full")]
+    StoreFull,
     /// A stored event cannot be read.
     #[error("stream {stream_id} cannot be read at version {version}")]
     Unreadable {
@@ -299,6 +302,10 @@ impl From<StoreError> for CommandError {
                 tracing::warn!(error = %cause, "event store does not answer");
                 Self::StoreDown
             }
+            StoreError::Full(cause) => {
+                tracing::error!(error = %cause, "event store is full");
+                Self::StoreFull
+            }
             StoreError::Unreadable { stream_id, version, source } => {
                 tracing::error!(stream.id = %stream_id, stream.version = version, error = %source, "stored event cannot be read");
                 Self::Unreadable { stream_id, version, source }
@@ -319,6 +326,7 @@ impl From<AppendError> for CommandError {
         match error {
             AppendError::Closed => Self::ShuttingDown,
             // The writer has logged the cause, once for the batch.
+            AppendError::Store(error) if matches!(*error, StoreError::Full(_)) => Self::StoreFull,
             AppendError::Store(_) => Self::StoreDown,
         }
     }

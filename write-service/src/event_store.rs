@@ -8,11 +8,15 @@ mod writer;
 use futures_util::TryStreamExt as _;
 use proto::v1::{RecordedEvent, StreamCategory};
 use sqlx::PgPool;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
 use uuid::Uuid;
 
 pub use self::writer::Writer;
 use crate::codec::{self, StoredEvent, Unreadable};
+
+/// SQLSTATE of a disk without room.
+const DISK_FULL: &str = "53100";
 
 /// Events to store after one version of one stream.
 #[derive(Clone, Debug)]
@@ -66,6 +70,9 @@ pub enum StoreError {
     /// The database does not answer, or the answer was lost: of a write, the outcome is unknown.
     #[error("event store does not answer")]
     Down(#[source] sqlx::Error),
+    /// The database has no room left, and said so: of a write, nothing was stored.
+    #[error("event store is full")]
+    Full(#[source] sqlx::Error),
     /// A stored event cannot be read.
     #[error("event {version} of stream {stream_id} cannot be read: {source}")]
     #[expect(missing_docs, reason = "the text says it")]
@@ -74,7 +81,12 @@ pub enum StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Down(error)
+        // What ends the statement alone has undone it; what ends the connection may have come after the commit.
+        let full = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        match full.map(|error| (error.code(), error.severity())) {
+            Some((DISK_FULL, PgSeverity::Error)) => Self::Full(error),
+            _ => Self::Down(error),
+        }
     }
 }
 

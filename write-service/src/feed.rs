@@ -233,7 +233,7 @@ fn store_down(cause: sqlx::Error) -> Status {
 
 fn status(error: StoreError) -> Status {
     match error {
-        StoreError::Down(cause) => store_down(cause),
+        StoreError::Down(cause) | StoreError::Full(cause) => store_down(cause),
         StoreError::Unreadable { stream_id, version, source } => {
             tracing::error!(stream.id = %stream_id, stream.version = version, error = %source, "stored event cannot be read");
             source.in_stream(stream_id, version).into()

@@ -1,5 +1,6 @@
 //! Appends: whole batches, one statement, on a connection that does nothing else.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use crate::codec::StoredEvent;
 
 /// How long the database may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to answer a batch: longer than it gives a statement itself, so only a database that stands still exceeds it.
+const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 
 /// Appends on a connection of its own, which it makes when it needs one. A pool would cost each batch a round trip more.
 #[derive(Debug)]
@@ -31,14 +34,16 @@ impl Writer {
     /// take their locks in one order never deadlock.
     ///
     /// # Errors
-    /// [`StoreError::Down`]: whether the batch was stored is unknown. The next call connects anew.
+    /// [`StoreError::Down`]: whether the batch was stored is unknown; [`StoreError::Full`]: nothing of it was. The next call
+    /// connects anew.
     pub async fn append(&mut self, appends: &[Append]) -> Result<Vec<Outcome>, StoreError> {
         // Taken out: a call that fails or is dropped leaves no connection in an unknown state behind.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let outcomes = append(&mut connection, appends).await?;
+        let outcomes = timeout(ANSWER_LIMIT, append(&mut connection, appends)).await;
+        let outcomes = outcomes.map_err(|_| sqlx::Error::Io(ErrorKind::TimedOut.into()))??;
         self.connection = Some(connection);
         Ok(outcomes)
     }

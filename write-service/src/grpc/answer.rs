@@ -12,6 +12,8 @@ use crate::order::{self, Rejection};
 
 /// How long a caller should wait when there was no room: what is under way is done in less.
 const ROOM_IN: Duration = Duration::from_millis(500);
+/// How long a caller should wait when the disk is full: a person makes room.
+const SPACE_IN: Duration = Duration::from_secs(10);
 
 /// The receipt of a command.
 pub(super) fn receipt(receipt: Receipt) -> OrderReceipt {
@@ -57,6 +59,10 @@ pub(super) fn status(key: &str, error: CommandError) -> Status {
         CommandError::ShuttingDown => Error::new(Reason::ShuttingDown, text),
         CommandError::StoreDown => {
             Error::new(Reason::EventStoreDown, "the event store does not answer; the outcome is unknown")
+        }
+        CommandError::StoreFull => {
+            Error::new(Reason::StorageFull, "the event store has no room; nothing was stored")
+                .retry_after(SPACE_IN)
         }
         CommandError::Unreadable { stream_id, version, source } => source.in_stream(stream_id, version),
     };

@@ -10,6 +10,7 @@ mod append_race;
 mod catalog;
 mod commands;
 mod database_gone;
+mod database_stuck;
 mod errors;
 mod overload;
 mod event_store;
