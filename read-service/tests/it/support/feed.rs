@@ -174,7 +174,7 @@ impl OrderFeedService for Room {
         let mut script = self.script()?;
         if !script.misread.is_empty() {
             script.events = std::mem::take(&mut script.misread);
-            self.0.send_modify(|script| script.misread.clear());
+            self.script.send_modify(|script| script.misread.clear());
         }
         let resume_position = head(&self.script()?);
         let mut streams: BTreeMap<String, Vec<RecordedEvent>> = BTreeMap::new();
