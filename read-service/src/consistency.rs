@@ -8,12 +8,14 @@
 //! while, as another copy may be the one that writes. Refreshes are shared in the same way by the projector.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::token::ConsistencyToken;
 use proto::v1::StreamCategory;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::index::{Index, IndexError};
@@ -22,6 +24,8 @@ use crate::projector::Progress;
 /// First and longest pause between two rounds in which nothing was heard of this copy's projector.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// An answer that takes longer than this when time is up is what is missing, and not the version.
+const SILENT: Duration = Duration::from_millis(250);
 /// Waiters that may stand before the task that serves them.
 const QUEUE: usize = 1_024;
 
@@ -90,20 +94,31 @@ impl Consistency {
         if wanted.tokens.is_empty() {
             return Ok(true);
         }
-        let reached = match wanted.on_stale {
-            OnStale::Wait => timeout_at(wanted.until, self.reached(wanted, read, true)).await,
-            OnStale::Answer | OnStale::Fail => {
-                timeout_at(wanted.until, self.reached(wanted, read, false)).await
+        let wait = wanted.on_stale == OnStale::Wait;
+        let refreshing = AtomicBool::new(false);
+        let reached = timeout_at(wanted.until, self.reached(wanted, read, wait, &refreshing)).await;
+        let reached = reached.unwrap_or_else(|_| {
+            let silent = [&self.orders, &self.customers, &self.products].into_iter().any(Versions::is_silent);
+            if silent || refreshing.load(Ordering::Relaxed) {
+                Err(IndexError::Unavailable("timed out".to_owned()))
+            } else {
+                Ok(false)
             }
-        };
-        match (reached.unwrap_or(Ok(false))?, wanted.on_stale) {
+        });
+        match (reached?, wanted.on_stale) {
             (true, _) => Ok(true),
             (false, OnStale::Answer) => Ok(false),
             (false, OnStale::Wait | OnStale::Fail) => Err(ConsistencyError::Stale),
         }
     }
 
-    async fn reached(&self, wanted: &Wanted, read: Read, wait: bool) -> Result<bool, IndexError> {
+    async fn reached(
+        &self,
+        wanted: &Wanted,
+        read: Read,
+        wait: bool,
+        refreshing: &AtomicBool,
+    ) -> Result<bool, IndexError> {
         let asked = wanted.tokens.iter().map(|token| {
             let versions = match token.category {
                 StreamCategory::Order | StreamCategory::Unspecified => &self.orders,
@@ -116,6 +131,7 @@ impl Consistency {
         // Only orders are searched; today's names are read by id.
         let of_orders = wanted.tokens.iter().any(|token| token.category == StreamCategory::Order);
         if all && of_orders && read == Read::Search {
+            refreshing.store(true, Ordering::Relaxed);
             self.orders.progress.request_refresh().await?;
         }
         Ok(all)
@@ -127,6 +143,8 @@ impl Consistency {
 pub struct Versions {
     waiters: mpsc::Sender<Waiter>,
     progress: Progress,
+    /// Since when Elasticsearch owes an answer.
+    asked_at: Arc<watch::Sender<Option<Instant>>>,
 }
 
 #[derive(Debug)]
@@ -143,8 +161,14 @@ impl Versions {
     #[must_use]
     pub fn new(index: Index, alias: String, progress: Progress) -> Self {
         let (waiters, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(serve(index, alias, progress.clone(), queue));
-        Self { waiters, progress }
+        let asked_at = Arc::new(watch::Sender::new(None));
+        tokio::spawn(serve(index, alias, progress.clone(), queue, Arc::clone(&asked_at)));
+        Self { waiters, progress, asked_at }
+    }
+
+    /// Whether Elasticsearch has owed an answer for long.
+    fn is_silent(&self) -> bool {
+        self.asked_at.borrow().is_some_and(|asked_at| asked_at.elapsed() > SILENT)
     }
 
     /// Whether the document has at least this version, now or, where `wait` is set, as soon as it has.
@@ -158,7 +182,13 @@ impl Versions {
 }
 
 /// Answers waiters until nobody can ask any more. Rests while nobody waits.
-async fn serve(index: Index, alias: String, progress: Progress, mut queue: mpsc::Receiver<Waiter>) {
+async fn serve(
+    index: Index,
+    alias: String,
+    progress: Progress,
+    mut queue: mpsc::Receiver<Waiter>,
+    asked_at: Arc<watch::Sender<Option<Instant>>>,
+) {
     let mut progress = progress.subscribe();
     let mut waiting: Vec<Waiter> = Vec::new();
     let mut pause = PAUSE_FIRST;
@@ -177,7 +207,10 @@ async fn serve(index: Index, alias: String, progress: Progress, mut queue: mpsc:
         let stored = progress.borrow().stored;
         let keys: BTreeSet<&str> = waiting.iter().map(|waiter| waiter.key.as_str()).collect();
         let keys = Vec::from_iter(keys);
-        let versions = index.versions(&alias, &keys).await.map(|versions| {
+        asked_at.send_replace(Some(Instant::now()));
+        let versions = index.versions(&alias, &keys).await;
+        asked_at.send_replace(None);
+        let versions = versions.map(|versions| {
             let found =
                 keys.iter().zip(versions).filter_map(|(key, version)| Some(((*key).to_owned(), version?)));
             found.collect::<HashMap<_, _>>()

@@ -4,10 +4,13 @@
 
 mod world;
 mod valve;
+mod gate;
 
 mod order_flow;
 mod delivery;
 mod freshness;
+mod away;
+mod tokens;
 mod copies;
 mod paging;
 mod rebuild;

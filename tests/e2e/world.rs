@@ -154,14 +154,24 @@ impl World {
 
     /// Stops the write service and starts it again on the same port.
     pub async fn restart_write(&mut self) {
-        let address = self.write.address.clone();
-        let placeholder = Running {
-            address: address.clone(),
+        let database = self.stop_write().await;
+        self.start_write(&database).await;
+    }
+
+    /// Stops the write service; gives the URL of its database.
+    pub async fn stop_write(&mut self) -> String {
+        let stopped = Running {
+            address: self.write.address.clone(),
             channel: self.write.channel.clone(),
             lifecycle: Lifecycle::new(PATIENCE),
         };
-        std::mem::replace(&mut self.write, placeholder).stop().await;
-        self.write = start_write(&self.database.url, &address).await;
+        std::mem::replace(&mut self.write, stopped).stop().await;
+        self.database.url.clone()
+    }
+
+    /// Starts the write service, which must not run, on the same port over this database.
+    pub async fn start_write(&mut self, database_url: &str) {
+        self.write = start_write(database_url, &self.write.address).await;
     }
 
     /// Address of the write service.

@@ -1,0 +1,148 @@
+//! Tokens of customers and products: names that were changed are seen at every copy, by every question, or it is said that they are
+//! not.
+
+use std::time::{Duration, Instant};
+
+use proto::reason::Reason;
+use proto::token::ConsistencyToken;
+use proto::v1::consistency::OnStale;
+use proto::v1::get_sales_report_request::GroupBy;
+use proto::v1::order_query_service_client::OrderQueryServiceClient;
+use proto::v1::*;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::world::{World, create};
+
+/// Renamings of the customer, and as many of a product.
+const NAMES: usize = 24;
+
+type Queries = OrderQueryServiceClient<Channel>;
+
+async fn row_name(queries: &Queries, group_by: GroupBy, key: &str, tokens: &[String]) -> (String, Freshness) {
+    let report = GetSalesReportRequest {
+        group_by: group_by.into(),
+        currency_code: "GBP".into(),
+        consistency: Some(Consistency { tokens: tokens.to_vec(), ..Default::default() }),
+        ..Default::default()
+    };
+    let answer = queries.clone().get_sales_report(report).await.unwrap().into_inner();
+    let row = answer.rows.into_iter().find(|row| row.key == key).unwrap();
+    (row.name, answer.freshness.unwrap())
+}
+
+#[tokio::test]
+async fn a_name_that_was_changed_is_seen_at_every_copy() {
+    let world = World::start().await;
+    let second = world.another_read(&world.paths()).await;
+    let copies = [world.queries(), second.queries()];
+    let order = world.create(create(1)).await;
+    for number in 0..NAMES {
+        let queries = &copies[number % 2];
+        let customer = format!("Ada the {number}th");
+        let product = format!("LANTERN {number}");
+        let renamed = world.put_customer("17850", &customer).await;
+        let relabelled = world.put_product("71053", &product).await;
+        let tokens = vec![order.consistency_token.clone(), renamed, relabelled];
+        let consistency = Some(Consistency { tokens: tokens.clone(), ..Default::default() });
+
+        let get = GetOrderRequest {
+            order_id: order.order_id.clone(),
+            consistency: consistency.clone(),
+            ..Default::default()
+        };
+        let answer = queries.clone().get_order(get).await.unwrap().into_inner();
+        assert_eq!(answer.order.unwrap().customer_current_name, customer);
+        assert!(!answer.freshness.unwrap().stale);
+
+        let (name, freshness) = row_name(queries, GroupBy::Customer, "17850", &tokens).await;
+        assert_eq!((name, freshness.stale), (customer, false));
+        let (name, freshness) = row_name(queries, GroupBy::Product, "71053", &tokens).await;
+        assert_eq!((name, freshness.stale), (product, false));
+
+        let list = ListOrdersRequest { consistency: consistency.clone(), ..Default::default() };
+        let listed = queries.clone().list_orders(list).await.unwrap().into_inner();
+        assert_eq!((listed.orders[0].version, listed.freshness.unwrap().stale), (order.version, false));
+        let search = SearchOrdersRequest { query: "lantern".into(), consistency, ..Default::default() };
+        let found = queries.clone().search_orders(search).await.unwrap().into_inner();
+        assert_eq!((found.hits.len(), found.freshness.unwrap().stale), (1, false));
+    }
+    second.stop().await;
+}
+
+/// Asks each of the four questions under a condition.
+async fn all_four(
+    queries: &Queries,
+    order_id: &str,
+    consistency: Consistency,
+    deadline: Duration,
+) -> [Result<Freshness, Status>; 4] {
+    fn within<T>(message: T, deadline: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(deadline);
+        request
+    }
+    let consistency = Some(consistency);
+    let [mut get, mut list, mut search, mut report] = [(); 4].map(|()| queries.clone());
+    let got = GetOrderRequest { order_id: order_id.into(), consistency: consistency.clone(), as_of: None };
+    let listed = ListOrdersRequest { consistency: consistency.clone(), ..Default::default() };
+    let searched = SearchOrdersRequest {
+        query: "lantern".into(),
+        consistency: consistency.clone(),
+        ..Default::default()
+    };
+    let reported = GetSalesReportRequest {
+        group_by: GroupBy::Customer.into(),
+        currency_code: "GBP".into(),
+        consistency,
+        ..Default::default()
+    };
+    let (got, listed, searched, reported) = tokio::join!(
+        get.get_order(within(got, deadline)),
+        list.list_orders(within(listed, deadline)),
+        search.search_orders(within(searched, deadline)),
+        report.get_sales_report(within(reported, deadline)),
+    );
+    [
+        got.map(|answer| answer.into_inner().freshness.unwrap()),
+        listed.map(|answer| answer.into_inner().freshness.unwrap()),
+        searched.map(|answer| answer.into_inner().freshness.unwrap()),
+        reported.map(|answer| answer.into_inner().freshness.unwrap()),
+    ]
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_reached_is_told_as_was_asked() {
+    let world = World::start().await;
+    let order = world.create(create(1)).await;
+    world.settle().await;
+    let second = Duration::from_secs(1);
+    for (category, key) in [
+        (StreamCategory::Order, order.order_id.as_str()),
+        (StreamCategory::Customer, "17850"),
+        (StreamCategory::Product, "71053"),
+    ] {
+        let token = ConsistencyToken { category, key: key.to_owned(), version: 1_000 }.encode();
+        for on_stale in [OnStale::Unspecified, OnStale::Answer, OnStale::Fail] {
+            let consistency = Consistency { tokens: vec![token.clone()], on_stale: on_stale.into() };
+            let begun = Instant::now();
+            let answers = all_four(&world.queries(), &order.order_id, consistency, second).await;
+            let took = begun.elapsed();
+            for (question, answer) in answers.into_iter().enumerate() {
+                let told = format!("{category:?} {on_stale:?}, question {question}, {took:?}: {answer:?}");
+                if on_stale == OnStale::Answer {
+                    assert!(answer.unwrap().stale, "{told}");
+                } else {
+                    let status = answer.unwrap_err();
+                    let reason = (status.code(), Reason::of(&status));
+                    assert_eq!(reason, (Code::Unavailable, Some(Reason::Stale)), "{told}");
+                    assert!(status.get_details_retry_info().is_some(), "{told}");
+                }
+            }
+            let waited = took > Duration::from_millis(700);
+            assert_eq!(waited, on_stale == OnStale::Unspecified, "{category:?} {on_stale:?}: {took:?}");
+            assert!(took < second, "{category:?} {on_stale:?}: {took:?}");
+        }
+    }
+}
