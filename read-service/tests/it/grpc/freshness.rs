@@ -9,7 +9,7 @@ use proto::v1::*;
 use tonic::{Code, Request, Status};
 
 use super::world::{Sale, World, consistency, history, hits_of, id, ids_of, refusal, token};
-use crate::support::{History, confirmed};
+use crate::support::{History, Meter, Search, confirmed};
 
 /// A service with one order, and the history in which a second one and a change of the first follow.
 async fn world(name: &str) -> (World, History) {
@@ -141,4 +141,34 @@ async fn names_of_today_wait_for_their_tokens() {
     let request = GetOrderRequest { order_id: id(1), consistency: wanted, ..Default::default() };
     let (answer, ()) = tokio::join!(world.get(request), async { world.feed.publish(&events) });
     assert_eq!(answer.unwrap().order.unwrap().customer_current_name, "Jürgen Schmidt");
+}
+
+#[tokio::test]
+async fn those_who_wait_together_share_refreshes() {
+    const CALLERS: usize = 200;
+    let mut events = history([&Sale::number(1)]);
+    let search = Search::start("shared").await;
+    let meter = Meter::before(&search.url, "/_refresh".to_owned()).await;
+    let world = World::over(&search, &meter.url, &events).await;
+    world.ready().await;
+    world.caught_up(&events).await;
+    let before = meter.count();
+    // All of them wait for what is not there yet.
+    let waiting = (0..CALLERS).map(|_| {
+        let tokens = vec![token(StreamCategory::Order, &id(1), 4)];
+        let request = ListOrdersRequest {
+            consistency: consistency(tokens, OnStale::Unspecified),
+            ..Default::default()
+        };
+        let mut client = world.client.clone();
+        tokio::spawn(async move { client.list_orders(request).await.unwrap().into_inner().orders[0].version })
+    });
+    let waiting: Vec<_> = waiting.collect();
+    events.order(&id(1), confirmed());
+    world.feed.publish(&events);
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap(), 4);
+    }
+    let refreshes = meter.count() - before;
+    assert!((1..=20).contains(&refreshes), "{refreshes} refreshes for {CALLERS} callers");
 }
