@@ -78,13 +78,15 @@ impl Projections {
                 Err(_) => Err("feed does not answer: timed out".to_owned()),
             }
         };
-        let (head, told) = tokio::join!(head, join_all(self.all.iter().map(|known| self.ask(known))));
-        let all = self.all.iter().zip(told);
-        all.map(|(known, told)| self.projection(known, &head, told)).collect()
+        // Taken before the look, so that what is looked at includes what they claim.
+        let snapshots: Vec<_> = self.all.iter().map(|known| known.progress.snapshot()).collect();
+        let asked = self.all.iter().zip(&snapshots).map(|(known, snapshot)| self.ask(known, snapshot));
+        let (head, told) = tokio::join!(head, join_all(asked));
+        let all = self.all.iter().zip(snapshots).zip(told);
+        all.map(|((known, snapshot), told)| self.projection(known, snapshot, &head, told)).collect()
     }
 
-    async fn ask(&self, known: &Known) -> Result<Told, String> {
-        let snapshot = known.progress.snapshot();
+    async fn ask(&self, known: &Known, snapshot: &Snapshot) -> Result<Told, String> {
         let target = if snapshot.index.is_empty() { &known.alias } else { &snapshot.index };
         let told = async {
             let documents = self.index.count(target, None).await?;
@@ -100,10 +102,10 @@ impl Projections {
     fn projection(
         &self,
         known: &Known,
+        snapshot: Snapshot,
         head: &Result<i64, String>,
         told: Result<Told, String>,
     ) -> v1::Projection {
-        let snapshot = known.progress.snapshot();
         let now = self.clock.now_nanos();
         let mut lag_seconds = snapshot.visible_lag_seconds(now);
         if head.is_err() {
@@ -148,7 +150,7 @@ impl Projections {
 /// Under load the head is always a little further; what counts is by how much.
 fn is_behind(snapshot: &Snapshot, head_position: i64, lag_seconds: f64) -> bool {
     let far = lag_seconds > LIVE_LAG || snapshot.state == State::CatchingUp;
-    far && snapshot.applied_position < head_position
+    far && snapshot.visible_position < head_position
 }
 
 /// Who projects which slices; the ends of leases, which this copy knows by its own monotonic clock, as times of day.
