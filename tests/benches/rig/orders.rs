@@ -1,5 +1,6 @@
 //! Orders made of the bundled sample of real ones: as they are, or cut to a few lines.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -31,7 +32,11 @@ pub enum Shape {
 }
 
 /// The orders of the sample, whose customers and products the pair knows.
-pub struct Orders(Vec<CreateOrderRequest>);
+pub struct Orders {
+    requests: Vec<CreateOrderRequest>,
+    /// Names of products by their ids.
+    names: HashMap<String, String>,
+}
 
 impl Orders {
     /// Reads the sample and registers its names.
@@ -53,12 +58,18 @@ impl Orders {
             let request = PutProductRequest { product_id: product.id.clone(), name: product.name.clone() };
             catalog.put_product(request).await?;
         }
-        Ok(Self(orders))
+        let names = survey.products.into_iter().map(|product| (product.id, product.name)).collect();
+        Ok(Self { requests: orders, names })
+    }
+
+    /// The name of a product, empty where it is none of the sample.
+    pub fn product_name(&self, product_id: &str) -> &str {
+        self.names.get(product_id).map_or("", String::as_str)
     }
 
     /// The order with this number, again and again those of the sample; each call gives it another id.
     pub fn command(&self, number: usize, shape: Shape) -> CreateOrderRequest {
-        let mut request = self.0[number % self.0.len()].clone();
+        let mut request = self.requests[number % self.requests.len()].clone();
         if shape == Shape::Small {
             request.items.truncate(1 + number % FEW);
         }
