@@ -62,7 +62,7 @@ const LAST_CHECKPOINT_LIMIT: Duration = Duration::from_secs(2);
 pub struct Limits {
     /// Events folded together while behind, so that a document changed often is written once.
     pub batch_events: usize,
-    /// Bytes of events folded together.
+    /// Bytes that the events folded together take in memory, about; as many are read ahead.
     pub batch_bytes: usize,
     /// Bulks of changed documents.
     pub bulks: Bounds,
@@ -75,8 +75,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            batch_events: 5_000,
-            batch_bytes: 8 * 1024 * 1024,
+            batch_events: 20_000,
+            batch_bytes: 16 * 1024 * 1024,
             bulks: Bounds::default(),
             cache_bytes: 24 * 1024 * 1024,
             leases: Times::default(),

@@ -165,13 +165,30 @@ impl Readers {
         Ok(Heard { ranges: reader.ranges.clone(), head: reader.head, what })
     }
 
+    /// What is known of each reader's ranges when everything that was taken is stored.
+    pub fn heard(&self) -> impl Iterator<Item = Heard> {
+        self.all.iter().map(|reader| {
+            let what = match reader.events.first() {
+                Some(event) => What::Events(recorded_at(event)),
+                None => What::Nothing { through: reader.through, as_of: reader.as_of() },
+            };
+            Heard { ranges: reader.ranges.clone(), head: reader.head, what }
+        })
+    }
+
     /// Whether there is a batch that is not worth waiting for more: full, or all that the feed has.
     #[must_use]
     pub fn is_whole(&self, limits: &Limits) -> bool {
+        let all = self.all.iter().all(|reader| reader.through >= reader.head);
+        self.is_full(limits) || (all && self.all.iter().any(|reader| !reader.events.is_empty()))
+    }
+
+    /// Whether there are as many events as are folded together.
+    #[must_use]
+    pub fn is_full(&self, limits: &Limits) -> bool {
         let events: usize = self.all.iter().map(|reader| reader.events.len()).sum();
         let bytes: usize = self.all.iter().map(|reader| reader.bytes).sum();
-        let full = events >= limits.batch_events || bytes >= limits.batch_bytes;
-        events > 0 && (full || self.all.iter().all(|reader| reader.through >= reader.head))
+        events >= limits.batch_events || bytes >= limits.batch_bytes
     }
 
     /// The batch; `None` where there are no events.
@@ -196,7 +213,9 @@ impl Reader {
     }
 
     fn add(&mut self, events: Vec<RecordedEvent>, through: i64, head: i64) {
-        self.bytes += events.iter().map(RecordedEvent::encoded_len).sum::<usize>();
+        // In memory an event takes more than on the wire.
+        let weight = |event: &RecordedEvent| size_of::<RecordedEvent>() + event.encoded_len();
+        self.bytes += events.iter().map(weight).sum::<usize>();
         self.events.extend(events);
         self.through = self.through.max(through);
         self.head = self.head.max(head).max(self.through);

@@ -137,9 +137,10 @@ impl<P: Projection> Running<P> {
         may
     }
 
-    /// Takes the batch as far as it goes; leases are renewed meanwhile.
+    /// Takes the batch as far as it goes; meanwhile leases are renewed and the next batch is read.
     pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
-        let Self { target, leases, .. } = self;
+        let Self { target, leases, readers, .. } = self;
+        let limits = target.tools.limits.clone();
         let progress = target.progress.clone();
         let keep = async {
             loop {
@@ -151,9 +152,20 @@ impl<P: Projection> Running<P> {
                 }
             }
         };
+        let fill = async {
+            // What goes wrong here is met again when the next batch is gathered.
+            while !readers.is_full(&limits)
+                && let Ok(Heard { ranges, head, what }) = readers.next().await
+            {
+                let oldest = if let What::Events(oldest) = what { oldest } else { None };
+                progress.received(ranges, oldest, head);
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             applied = target.apply(batch) => applied,
             () = keep => Ok(()),
+            () = fill => Ok(()),
         }
     }
 
@@ -161,6 +173,14 @@ impl<P: Projection> Running<P> {
     pub(super) fn done(&mut self, batch: &Batch) {
         let Target { progress, parking, .. } = &self.target;
         progress.stored(&batch.parts, batch.oldest, parking.len());
+        // What the readers heard meanwhile.
+        for Heard { ranges, head, what } in self.readers.heard() {
+            match what {
+                What::Events(oldest) => progress.received(ranges, oldest, head),
+                What::Nothing { through, as_of } => progress.stands(ranges, through, head, as_of),
+                What::NothingNew | What::Interrupted(_) => {}
+            }
+        }
         metrics::histogram!("projection_batch_events", "projection" => P::NAME)
             .record(u32::try_from(batch.events).unwrap_or(u32::MAX));
     }
@@ -181,9 +201,16 @@ impl<P: Projection> Running<P> {
             self.save().await?;
         }
         let snapshot = self.target.progress.snapshot();
-        let every = if snapshot.is_behind() { REFRESH_BEHIND } else { REFRESH_LIVE };
+        let behind = snapshot.is_behind();
+        let every = if behind { REFRESH_BEHIND } else { REFRESH_LIVE };
         if snapshot.is_dirty() && self.refreshed.elapsed() >= every {
-            self.target.progress.refresh().await?;
+            let progress = self.target.progress.clone();
+            if behind {
+                // Documents go on meanwhile; if it fails, there is the next one.
+                tokio::spawn(async move { progress.refresh().await });
+            } else {
+                progress.refresh().await?;
+            }
             self.refreshed = Instant::now();
         }
         Ok(())

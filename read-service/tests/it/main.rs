@@ -8,5 +8,6 @@ mod index;
 mod parking;
 mod lease;
 mod projector;
+mod bulk_faults;
 mod rebuild_crash;
 mod grpc;

@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 pub mod feed;
+pub mod proxy;
 
 /// Longest wait for anything.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -38,7 +39,11 @@ pub struct Search {
 
 impl Search {
     pub async fn start(name: &str) -> Self {
-        let url = local::testing::elasticsearch().await.unwrap();
+        Self::at(local::testing::elasticsearch().await.unwrap(), name)
+    }
+
+    /// The same on another node.
+    pub fn at(url: String, name: &str) -> Self {
         let pool = SingleNodeConnectionPool::new(url.parse().unwrap());
         Self {
             index: Index::new(&url).unwrap(),
