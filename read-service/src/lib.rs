@@ -19,6 +19,7 @@
 //! | [`page_token`] | where a list goes on, authenticated |
 //! | [`consistency`] | waits until a written version can be read |
 //! | [`watch`] | orders that callers follow while they change |
+//! | [`command`] | what operators say on the command line |
 //! | [`grpc`] | request to question, answer or error to status |
 
 pub mod subscription;
@@ -38,6 +39,7 @@ pub mod consistency;
 pub mod watch;
 pub mod grpc;
 pub mod config;
+pub mod command;
 
 use std::net::SocketAddr;
 use std::time::Duration;

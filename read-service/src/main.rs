@@ -1,9 +1,11 @@
-//! `read-service serve`.
+//! `read-service serve | rebuild`.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use read_service::Config;
+use read_service::command::rebuild::{self, RebuildCommand};
 use shared::arguments::{self, BAD_CONFIGURATION};
 use shared::lifecycle::Lifecycle;
 use shared::telemetry::{self, TelemetryConfig};
@@ -21,7 +23,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// Project and answer until a signal.
-    Serve(Config),
+    Serve(Box<Config>),
+    /// Build a projection again in a running service.
+    Rebuild(RebuildCommand),
 }
 
 #[tokio::main]
@@ -30,6 +34,10 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(exit) => return exit,
     };
+    let config = match arguments.action {
+        Action::Serve(config) => *config,
+        Action::Rebuild(command) => return rebuild::run(command).await.unwrap_or_else(|error| wrong(&error)),
+    };
     let telemetry = match telemetry::init("read-service", &arguments.telemetry) {
         Ok(telemetry) => telemetry,
         Err(error) => {
@@ -37,13 +45,18 @@ async fn main() -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    let Action::Serve(config) = arguments.action;
     let exit = serve(config).await.unwrap_or_else(|error| {
         tracing::error!(error = format!("{error:#}"), "stopped");
         ExitCode::FAILURE
     });
     telemetry.shutdown();
     exit
+}
+
+fn wrong(error: &anyhow::Error) -> ExitCode {
+    // Nowhere to report that nobody reads.
+    let _ = writeln!(std::io::stderr(), "{error:#}");
+    ExitCode::from(BAD_CONFIGURATION)
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {

@@ -2,6 +2,7 @@
 
 mod projections;
 mod rebuild;
+mod rebuild_command;
 
 use std::time::Duration;
 

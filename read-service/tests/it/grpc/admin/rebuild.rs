@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::grpc::world::{Sale, World, history, id};
 use crate::support::{DEADLINE, History, Search};
 
-fn sales(count: usize) -> History {
+pub fn sales(count: usize) -> History {
     history(&(0..count).map(Sale::number).collect::<Vec<_>>())
 }
 

@@ -1,0 +1,3 @@
+//! What operators say on the command line to a running service.
+
+pub mod rebuild;
