@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,9 @@ const DATABASE: &str = "orders";
 /// HTTP/2 windows of the load generator: large, so that it is never what the service waits for.
 const WINDOW: u32 = 4 * 1024 * 1024;
 
+/// Counts pairs: several may run side by side.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
 /// Running servers; they end with the benchmark, however it ends.
 pub struct Pair {
     /// The event store.
@@ -37,7 +41,8 @@ impl Pair {
     pub async fn start() -> anyhow::Result<Self> {
         let home = Home::of_this_workspace();
         let programs = services::build(&home.workspace).await?;
-        let run = Run::temporary("order-pair-bench", Identity::own()?)?;
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let run = Run::temporary(&format!("order-pair-bench-{number}"), Identity::own()?)?;
         let cluster = testing::cluster(&run)?;
         let postgres = cluster.start(&run).await?;
         postgres::create_database(cluster.port, DATABASE, false).await?;
@@ -61,9 +66,14 @@ impl Pair {
         Ok(Self { pool, address, programs, write, postgres, run })
     }
 
+    /// Base URL of the service.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// A connection of its own to the service.
     pub async fn connect(&self) -> anyhow::Result<Channel> {
-        Endpoint::from_shared(format!("http://{}", self.address))?
+        Endpoint::from_shared(self.url())?
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .tcp_nodelay(true)
