@@ -105,7 +105,7 @@ impl Running {
     async fn end(mut self) {
         self.end.cancel();
         // It bounds its own end; whatever hangs is dropped.
-        if timeout(2 * LOOK_EVERY + LOOK_EVERY, &mut self.task).await.is_err() {
+        if timeout(3 * LOOK_EVERY, &mut self.task).await.is_err() {
             self.task.abort();
         }
     }

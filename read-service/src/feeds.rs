@@ -184,9 +184,7 @@ impl Feeds {
     /// # Errors
     /// Where Elasticsearch fails, or nothing was established.
     pub async fn look(&self) -> Result<Indices, IndexError> {
-        let gone =
-            || IndexError::Unavailable("the record of the projection's indices is not there".to_owned());
-        let indices = self.read().await?.ok_or_else(gone)?.value;
+        let indices = self.known().await?.value;
         self.tell(&indices);
         Ok(indices)
     }
@@ -200,9 +198,7 @@ impl Feeds {
         mut change: impl FnMut(&Indices) -> Option<Indices>,
     ) -> Result<Indices, IndexError> {
         loop {
-            let gone =
-                || IndexError::Unavailable("the record of the projection's indices is not there".to_owned());
-            let seen = self.read().await?.ok_or_else(gone)?;
+            let seen = self.known().await?;
             let Some(next) = change(&seen.value) else { return Ok(seen.value) };
             match self.write(Some(seen.stamp), next.clone()).await {
                 Ok(()) => {
@@ -224,17 +220,20 @@ impl Feeds {
         });
     }
 
+    /// What was established.
+    async fn known(&self) -> Result<Record<Indices>, IndexError> {
+        let gone =
+            || IndexError::Unavailable("the record of the projection's indices is not there".to_owned());
+        self.read().await?.ok_or_else(gone)
+    }
+
     async fn read(&self) -> Result<Option<Record<Indices>>, IndexError> {
         kept(&self.index, &self.control, &self.id()).await
     }
 
     async fn write(&self, seen: Option<Stamp>, body: Indices) -> Result<(), IndexError> {
         let kept = Kept { kind: "feeds".to_owned(), projection: self.projection.to_owned(), body };
-        match seen {
-            None => self.index.create(&self.control, &self.id(), &kept).await,
-            Some(seen) => self.index.replace(&self.control, &self.id(), seen, &kept).await,
-        }
-        .map(drop)
+        self.index.put(&self.control, &self.id(), seen, &kept).await.map(drop)
     }
 
     fn id(&self) -> String {

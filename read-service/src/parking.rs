@@ -137,8 +137,7 @@ impl Parking {
         target: &str,
         stream_key: &str,
     ) -> Result<bool, IndexError> {
-        let id = format!("parked:{target}:{stream_key}");
-        Ok(index.record::<ParkedStream>(control, &id).await?.is_some())
+        Ok(index.record::<ParkedStream>(control, &record_id(target, stream_key)).await?.is_some())
     }
 
     /// Sets a stream aside, or counts another attempt where it is parked already.
@@ -168,11 +167,8 @@ impl Parking {
                     .map_or_else(|| self.clock.now_nanos(), |before| before.value.parked_at),
                 attempts: attempts + 1,
             };
-            let stored = match before {
-                None => self.index.create(&self.control, &id, &parked).await,
-                Some(before) => self.index.replace(&self.control, &id, before.stamp, &parked).await,
-            };
-            match stored {
+            let seen = before.map(|before| before.stamp);
+            match self.index.put(&self.control, &id, seen, &parked).await {
                 Ok(_) => {
                     self.keys.insert(stream_key.to_owned());
                     return Ok(parked);
@@ -224,6 +220,10 @@ impl Parking {
     }
 
     fn id(&self, stream_key: &str) -> String {
-        format!("parked:{}:{stream_key}", self.target)
+        record_id(&self.target, stream_key)
     }
+}
+
+fn record_id(target: &str, stream_key: &str) -> String {
+    format!("parked:{target}:{stream_key}")
 }

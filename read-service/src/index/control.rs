@@ -222,6 +222,23 @@ impl Index {
         Ok(written.into())
     }
 
+    /// Replaces a record that is still as it was seen, or makes it where none was.
+    ///
+    /// # Errors
+    /// As [`Self::create`] and [`Self::replace`].
+    pub async fn put(
+        &self,
+        index: &str,
+        id: &str,
+        seen: Option<Stamp>,
+        value: &impl Serialize,
+    ) -> Result<Stamp, IndexError> {
+        match seen {
+            None => self.create(index, id, value).await,
+            Some(seen) => self.replace(index, id, seen, value).await,
+        }
+    }
+
     /// Removes a record that is still as it was seen.
     ///
     /// # Errors

@@ -1,12 +1,9 @@
 //! Indices made for a rebuild, moved behind the alias, dropped.
 
-use std::collections::HashMap;
-
 use elasticsearch::http::Method;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::schema::{EnsureError, definition};
+use super::schema::{Described, EnsureError, definition};
 use super::{Index, IndexError, READ_LIMIT, WRITE_LIMIT};
 
 /// An index that this service made.
@@ -18,37 +15,6 @@ pub struct OwnIndex {
     pub created_ms: i64,
 }
 
-#[derive(Deserialize)]
-struct Described {
-    settings: Settings,
-    #[serde(default)]
-    mappings: Mappings,
-}
-
-#[derive(Deserialize)]
-struct Settings {
-    index: IndexSettings,
-}
-
-#[derive(Deserialize)]
-struct IndexSettings {
-    creation_date: String,
-}
-
-#[derive(Default, Deserialize)]
-struct Mappings {
-    #[serde(rename = "_meta", default)]
-    meta: Meta,
-}
-
-#[derive(Default, Deserialize)]
-struct Meta {
-    #[serde(default)]
-    mapping_hash: String,
-    #[serde(default)]
-    rebuild_id: String,
-}
-
 impl Index {
     /// Makes an index without an alias for a rebuild. False where another index has this name.
     ///
@@ -58,7 +24,7 @@ impl Index {
         let (mut body, _) = definition(mapping, None).ok_or_else(|| EnsureError::Mapping(name.to_owned()))?;
         body["mappings"]["_meta"]["rebuild_id"] = rebuild_id.into();
         self.make(name, &body).await?;
-        let there: HashMap<String, Described> = self.described(name).await?;
+        let there = self.described(name, READ_LIMIT).await?;
         let ours = there.get(name).is_some_and(|index| index.mappings.meta.rebuild_id == rebuild_id);
         if ours {
             self.wait_until_started(name).await?;
@@ -71,18 +37,13 @@ impl Index {
     /// # Errors
     /// Where Elasticsearch fails.
     pub async fn own_indices(&self, beginning: &str) -> Result<Vec<OwnIndex>, IndexError> {
-        let all = self.described(&format!("{beginning}*")).await?;
+        let all = self.described(&format!("{beginning}*"), READ_LIMIT).await?;
         let ours = all.into_iter().filter(|(_, index)| !index.mappings.meta.mapping_hash.is_empty());
         let own = |(name, index): (String, Described)| {
             let created_ms = index.settings.index.creation_date.parse().unwrap_or(i64::MAX);
             OwnIndex { name, created_ms }
         };
         Ok(ours.map(own).collect())
-    }
-
-    async fn described(&self, names: &str) -> Result<HashMap<String, Described>, IndexError> {
-        let path = format!("/{names}?filter_path=*.settings.index.creation_date,*.mappings._meta");
-        self.json(Method::Get, &path, None::<&()>, READ_LIMIT).await
     }
 
     /// Adds another alias to an index.

@@ -6,6 +6,7 @@
 //! start, not at the first refused document.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use elasticsearch::http::Method;
 use serde::Deserialize;
@@ -70,33 +71,40 @@ impl EnsureError {
     }
 }
 
+/// What an index says of itself.
 #[derive(Deserialize)]
-struct Described {
-    settings: Settings,
+pub(super) struct Described {
+    pub settings: Settings,
     #[serde(default)]
-    mappings: Mappings,
+    pub mappings: Mappings,
 }
 
 #[derive(Deserialize)]
-struct Settings {
-    index: IndexSettings,
+pub(super) struct Settings {
+    pub index: IndexSettings,
 }
 
 #[derive(Deserialize)]
-struct IndexSettings {
+pub(super) struct IndexSettings {
     uuid: String,
+    /// Milliseconds since 1970.
+    pub creation_date: String,
 }
 
 #[derive(Default, Deserialize)]
-struct Mappings {
+pub(super) struct Mappings {
     #[serde(rename = "_meta", default)]
-    meta: Meta,
+    pub meta: Meta,
 }
 
+/// What this service wrote into the mapping; empty where other hands made the index.
 #[derive(Default, Deserialize)]
-struct Meta {
+pub(super) struct Meta {
     #[serde(default)]
-    mapping_hash: String,
+    pub mapping_hash: String,
+    /// Empty where it was not made for a rebuild.
+    #[serde(default)]
+    pub rebuild_id: String,
 }
 
 #[derive(Deserialize)]
@@ -116,13 +124,11 @@ impl Index {
     /// # Errors
     /// [`EnsureError::Ambiguous`], or where Elasticsearch fails.
     pub async fn live(&self, alias: &str) -> Result<Option<LiveIndex>, EnsureError> {
-        let path = format!("/{alias}?filter_path=*.settings.index.uuid,*.mappings._meta");
-        let described: HashMap<String, Described> =
-            match self.json(Method::Get, &path, None::<&()>, WRITE_LIMIT).await {
-                Ok(described) => described,
-                Err(error) if error.is_absent() => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
+        let described = match self.described(alias, WRITE_LIMIT).await {
+            Ok(described) => described,
+            Err(error) if error.is_absent() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         let mut described = described.into_iter();
         match (described.next(), described.next()) {
             (Some((name, index)), None) => Ok(Some(LiveIndex {
@@ -167,6 +173,17 @@ impl Index {
         let body = serde_json::to_vec(&body["mappings"]).map_err(IndexError::from)?;
         self.call(Method::Put, &format!("/{name}/_mapping"), Some(body.into()), WRITE_LIMIT).await?;
         Ok(())
+    }
+
+    /// The indices behind an alias, with a name, or with names that match a pattern.
+    pub(super) async fn described(
+        &self,
+        names: &str,
+        limit: Duration,
+    ) -> Result<HashMap<String, Described>, IndexError> {
+        let fields = ["settings.index.uuid", "settings.index.creation_date", "mappings._meta"];
+        let path = format!("/{names}?filter_path={}", fields.map(|field| format!("*.{field}")).join(","));
+        self.json(Method::Get, &path, None::<&()>, limit).await
     }
 
     /// Until its shard has started, an index that is there refuses to be read.

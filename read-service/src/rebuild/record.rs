@@ -120,10 +120,7 @@ pub(super) async fn store(
 ) -> Result<Stamp, IndexError> {
     let id = record_id(&body.rebuild_id);
     let kept = Kept { kind: "rebuild".to_owned(), projection: body.projection.clone(), body };
-    match seen {
-        None => index.create(control, &id, &kept).await,
-        Some(seen) => index.replace(control, &id, seen, &kept).await,
-    }
+    index.put(control, &id, seen, &kept).await
 }
 
 fn record_id(id: &str) -> String {
