@@ -8,7 +8,6 @@
 //! while, as another copy may be the one that writes. Refreshes are shared in the same way by the projector.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -144,7 +143,7 @@ pub struct Versions {
     waiters: mpsc::Sender<Waiter>,
     progress: Progress,
     /// Since when Elasticsearch owes an answer.
-    asked_at: Arc<watch::Sender<Option<Instant>>>,
+    asked_at: watch::Sender<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -161,8 +160,8 @@ impl Versions {
     #[must_use]
     pub fn new(index: Index, alias: String, progress: Progress) -> Self {
         let (waiters, queue) = mpsc::channel(QUEUE);
-        let asked_at = Arc::new(watch::Sender::new(None));
-        tokio::spawn(serve(index, alias, progress.clone(), queue, Arc::clone(&asked_at)));
+        let asked_at = watch::Sender::new(None);
+        tokio::spawn(serve(index, alias, progress.clone(), queue, asked_at.clone()));
         Self { waiters, progress, asked_at }
     }
 
@@ -187,7 +186,7 @@ async fn serve(
     alias: String,
     progress: Progress,
     mut queue: mpsc::Receiver<Waiter>,
-    asked_at: Arc<watch::Sender<Option<Instant>>>,
+    asked_at: watch::Sender<Option<Instant>>,
 ) {
     let mut progress = progress.subscribe();
     let mut waiting: Vec<Waiter> = Vec::new();

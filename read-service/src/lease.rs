@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use proto::v1::StreamCategory;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -34,6 +35,12 @@ pub fn slices(ranges: RangeInclusive<usize>) -> (i32, i32) {
     let width = usize::from(proto::slice::COUNT) / RANGES;
     let slice = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     (slice(ranges.start() * width), slice((ranges.end() + 1) * width - 1))
+}
+
+/// The range that the slice of a stream lies in.
+#[must_use]
+pub fn range_of(category: StreamCategory, stream_key: &str) -> usize {
+    usize::from(proto::slice::of(category, stream_key)) * RANGES / usize::from(proto::slice::COUNT)
 }
 
 /// How far a range of slices is. Times are nanoseconds since 1970, for people only.
@@ -188,14 +195,7 @@ impl Leases {
                 })
                 .collect();
             tracing::info!(index = place.live.name, feed.position = start.applied, "new checkpoints");
-            for outcome in place.index.put_all(&place.control, &puts).await.map_err(LeaseError::from)? {
-                // Another copy may have made it meanwhile.
-                if let Err(error) = outcome
-                    && !error.is_conflict()
-                {
-                    return Err(LeaseError::from(error).into());
-                }
-            }
+            place.make(&puts).await?;
             found = place.find(&ids).await?;
         }
         let now = Instant::now();
@@ -419,11 +419,10 @@ impl Place {
     /// # Errors
     /// Where Elasticsearch fails.
     pub async fn recorded(&self) -> Result<Option<(String, Standings)>, LeaseError> {
-        let found = self.find(&record::ids(&self.live.name)).await?;
-        let ours = |record: &Record<RangeRecord>| record.value.index_uuid == self.live.uuid;
-        let found: Vec<_> = found.into_iter().flatten().filter(ours).map(|record| record.value).collect();
-        let Some(first) = found.first().filter(|_| found.len() == RANGES) else { return Ok(None) };
-        Ok(Some((first.store_id.clone(), std::array::from_fn(|range| found[range].standing()))))
+        let Some(records) = self.own().await?.into_iter().collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        Ok(Some((records[0].store_id.clone(), std::array::from_fn(|range| records[range].standing()))))
     }
 
     /// Makes the records of an index that was filled up to a position by other means; those that are there stay.
@@ -434,15 +433,7 @@ impl Place {
         let ids = record::ids(&self.live.name);
         let put =
             |(range, id)| Put { id, seen: None, value: RangeRecord::new(self, store_id, range, standing) };
-        let puts: Vec<_> = ids.into_iter().enumerate().map(put).collect();
-        for outcome in self.index.put_all(&self.control, &puts).await? {
-            if let Err(error) = outcome
-                && !error.is_conflict()
-            {
-                return Err(error.into());
-            }
-        }
-        Ok(())
+        self.make(&ids.into_iter().enumerate().map(put).collect::<Vec<_>>()).await
     }
 
     /// What each range's owner last said; `None` where there is no record of this index.
@@ -450,10 +441,26 @@ impl Place {
     /// # Errors
     /// Where Elasticsearch fails.
     pub async fn signs(&self) -> Result<Vec<Option<Sign>>, LeaseError> {
-        let found = self.find(&record::ids(&self.live.name)).await?;
-        let ours = |record: &Record<RangeRecord>| record.value.index_uuid == self.live.uuid;
         let sign = |RangeRecord { owner, held, beat, position, .. }| Sign { owner, held, beat, position };
-        Ok(found.into_iter().map(|record| record.filter(ours).map(|record| sign(record.value))).collect())
+        Ok(self.own().await?.into_iter().map(|record| record.map(sign)).collect())
+    }
+
+    /// The record of each range, where there is one that belongs to this index.
+    async fn own(&self) -> Result<Vec<Option<RangeRecord>>, LeaseError> {
+        let found = self.find(&record::ids(&self.live.name)).await?.into_iter();
+        let values = found.map(|record| record.map(|record| record.value));
+        Ok(values.map(|record| record.filter(|record| record.index_uuid == self.live.uuid)).collect())
+    }
+
+    /// Stores the records, unless another copy has done so meanwhile.
+    async fn make(&self, puts: &[Put<RangeRecord>]) -> Result<(), LeaseError> {
+        for outcome in self.index.put_all(&self.control, puts).await? {
+            match outcome {
+                Err(error) if !error.is_conflict() => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     async fn find(&self, ids: &[String]) -> Result<Vec<Option<Record<RangeRecord>>>, LeaseError> {

@@ -133,10 +133,8 @@ impl From<EnsureError> for Stop {
 
 impl From<FeedError> for Stop {
     fn from(error: FeedError) -> Self {
-        match error {
-            FeedError::StoreChanged | FeedError::PositionAhead => Self::Fail(error.to_string()),
-            _ => Self::Wait(error.to_string()),
-        }
+        let text = error.to_string();
+        if error.is_of_other_history() { Self::Fail(text) } else { Self::Wait(text) }
     }
 }
 

@@ -64,6 +64,14 @@ pub enum FeedError {
     Refused(String),
 }
 
+impl FeedError {
+    /// True where what was read so far does not go on in this store: no waiting helps, only a person can tell what happened.
+    #[must_use]
+    pub fn is_of_other_history(&self) -> bool {
+        matches!(self, Self::StoreChanged | Self::PositionAhead)
+    }
+}
+
 impl From<Status> for FeedError {
     fn from(status: Status) -> Self {
         let text = format!("{:?}: {}", status.code(), status.message());
@@ -298,11 +306,6 @@ impl Subscription {
 
     fn interrupted(&mut self, error: FeedError) -> Result<Item, FeedError> {
         self.link = Link::Down { until: Instant::now() + self.backoff.next() };
-        match error {
-            FeedError::StoreChanged | FeedError::PositionAhead => Err(error),
-            FeedError::Unavailable(_) | FeedError::Unreadable(_) | FeedError::Refused(_) => {
-                Ok(Item::Interrupted(error))
-            }
-        }
+        if error.is_of_other_history() { Err(error) } else { Ok(Item::Interrupted(error)) }
     }
 }

@@ -29,10 +29,8 @@ impl From<IndexError> for Trouble {
 
 impl From<FeedError> for Trouble {
     fn from(error: FeedError) -> Self {
-        match error {
-            FeedError::StoreChanged | FeedError::PositionAhead => Self::Halt(error.to_string()),
-            _ => Self::Wait(error.to_string()),
-        }
+        let text = error.to_string();
+        if error.is_of_other_history() { Self::Halt(text) } else { Self::Wait(text) }
     }
 }
 

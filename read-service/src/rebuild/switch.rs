@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Stop, Subject};
 use crate::feeds::{Hold, Indices, Previous};
-use crate::lease::{Place, RANGES, Sign};
+use crate::lease::{self, Place, RANGES, Sign};
 use crate::subscription::Item;
 
 /// Longest time that the live index stands still for a switch; then it goes on, and the switch is tried again.
@@ -196,9 +196,7 @@ async fn last_events(subject: &Subject, after: i64, until: i64) -> Result<Vec<i6
         match events.next().await? {
             Item::Events { events, .. } => {
                 for event in events.iter().filter(|event| event.position <= until) {
-                    let slice = usize::from(proto::slice::of(subject.category, &event.stream_key));
-                    let range = slice * RANGES / usize::from(proto::slice::COUNT);
-                    lasts[range] = event.position;
+                    lasts[lease::range_of(subject.category, &event.stream_key)] = event.position;
                 }
             }
             Item::Standing { .. } => {}

@@ -17,7 +17,7 @@ use super::record::{Rebuild, Verified};
 use super::session::Session;
 use super::{Stop, Subject};
 use crate::index::{Found, whole};
-use crate::lease::{Place, RANGES};
+use crate::lease::{self, Place};
 use crate::parking::Parking;
 use crate::projection::Projection;
 use crate::projector::fold_onto;
@@ -206,10 +206,11 @@ impl<P: Projection> Check<'_, P> {
 
     /// Every event of this stream up to here is applied.
     async fn applied(&self, key: &str) -> Result<i64, Stop> {
-        let slice = usize::from(proto::slice::of(P::CATEGORY, key));
-        let range = slice * RANGES / usize::from(proto::slice::COUNT);
         let signs = self.target.signs().await?;
-        Ok(signs.get(range).and_then(Option::as_ref).map_or(0, |sign| sign.position))
+        Ok(signs
+            .get(lease::range_of(P::CATEGORY, key))
+            .and_then(Option::as_ref)
+            .map_or(0, |sign| sign.position))
     }
 
     async fn is_parked(&self, key: &str) -> Result<bool, Stop> {

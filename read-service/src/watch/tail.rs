@@ -88,7 +88,7 @@ impl Tail {
                     self.link = Link::Open(Box::new(subscription));
                     Ok(Told::Opened)
                 }
-                Err(error @ (FeedError::StoreChanged | FeedError::PositionAhead)) => Err(error),
+                Err(error) if error.is_of_other_history() => Err(error),
                 Err(error) => {
                     let again = open(self.feed.clone(), self.orders.clone(), self.backoff.next());
                     self.link = Link::Opening(again.boxed());
