@@ -107,12 +107,10 @@ async fn refused(
 
 /// Waits until a question is answered again.
 async fn answered(queries: &Queries, question: Question, receipt: &OrderReceipt) {
-    let asked = async {
-        while ask(queries.clone(), question, receipt, true, Some(Duration::from_secs(2))).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asked).await.expect("it comes back by itself");
+    testing::until(PATIENCE, "it comes back by itself", async || {
+        ask(queries.clone(), question, receipt, true, Some(Duration::from_secs(2))).await.ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -174,17 +172,12 @@ async fn list(queries: &Queries) -> ListOrdersResponse {
 
 /// The projections have stopped; what they have is still answered, and said to be old.
 async fn halted(world: &World, orders: i64, receipt: &OrderReceipt, reason: Reason) {
-    let aged = async {
-        loop {
-            let answer = list(&world.queries()).await;
-            assert_eq!(answer.total_size, orders);
-            if answer.freshness.is_some_and(|freshness| freshness.lag_seconds > 12.0) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, aged).await.expect("answers say how old they are");
+    testing::until(PATIENCE, "answers say how old they are", async || {
+        let answer = list(&world.queries()).await;
+        assert_eq!(answer.total_size, orders);
+        answer.freshness.filter(|freshness| freshness.lag_seconds > 12.0)
+    })
+    .await;
     for question in SEARCHED {
         ask(world.queries(), question, receipt, true, Some(Duration::from_secs(2))).await.unwrap();
     }
@@ -201,13 +194,11 @@ async fn a_store_restored_to_an_earlier_point_halts_the_projections() {
     let (server, name) = before.rsplit_once('/').unwrap();
     let mut postgres = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
     let copy = format!("CREATE DATABASE {name}_copy TEMPLATE {name}");
-    let copied = async {
-        // Connections of the service that has stopped may still be closing.
-        while sqlx::raw_sql(sqlx::AssertSqlSafe(copy.clone())).execute(&mut postgres).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, copied).await.expect("the store is copied");
+    // Connections of the service that has stopped may still be closing.
+    testing::until(PATIENCE, "the store is copied", async || {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(copy.clone())).execute(&mut postgres).await.ok()
+    })
+    .await;
     world.start_write(&before).await;
     let receipt = world.create(create(2)).await;
     world.settle().await;

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use local::testing;
 use proto::v1::order_query_service_client::OrderQueryServiceClient;
 use proto::v1::*;
 use tokio_util::sync::CancellationToken;
@@ -106,9 +108,10 @@ async fn a_token_is_honoured_and_a_claim_is_true_at_every_copy_whoever_projects(
         (0..CALLERS).map(|_| tokio::spawn(caller(world.clone(), copies.clone(), done.clone()))).collect();
     // Slices change their owners meanwhile: a third copy comes and goes.
     let third = world.another_read(&world.paths()).await;
-    while done.load(Ordering::SeqCst) < COMMANDS / 2 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    testing::until(Duration::from_mins(2), "half of the commands are done", async || {
+        (done.load(Ordering::SeqCst) >= COMMANDS / 2).then_some(())
+    })
+    .await;
     third.stop().await;
     let mut ids = Vec::new();
     for caller in callers {

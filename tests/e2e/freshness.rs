@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use local::testing;
 use proto::reason::Reason;
 use proto::v1::order_query_service_client::OrderQueryServiceClient;
 use proto::v1::*;
@@ -23,16 +24,10 @@ async fn freshness(queries: &Queries) -> Freshness {
 
 /// Asks until the answer is as fresh as this.
 async fn until(queries: &Queries, wanted: impl Fn(&Freshness) -> bool) -> Freshness {
-    let asked = async {
-        loop {
-            let freshness = freshness(queries).await;
-            if wanted(&freshness) {
-                return freshness;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asked).await.expect("the answer gets there in time")
+    testing::until(PATIENCE, "the answer gets there in time", async || {
+        Some(freshness(queries).await).filter(&wanted)
+    })
+    .await
 }
 
 fn is_up_to_date(freshness: &Freshness) -> bool {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
+use local::testing;
 use proto::reason::Reason;
 use proto::v1::order_query_service_client::OrderQueryServiceClient;
 use proto::v1::projection_admin_service_client::ProjectionAdminServiceClient;
@@ -47,16 +47,10 @@ async fn ended(admin: &Admin, rebuild_id: &str) -> Rebuild {
 
 /// Waits until it is like this.
 async fn until(admin: &Admin, rebuild_id: &str, like_this: impl Fn(&Rebuild) -> bool) -> Rebuild {
-    let waited = async {
-        loop {
-            let now = rebuild(admin, rebuild_id).await;
-            if like_this(&now) {
-                return now;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waited).await.expect("the rebuild gets there")
+    testing::until(PATIENCE, "the rebuild gets there", async || {
+        Some(rebuild(admin, rebuild_id).await).filter(&like_this)
+    })
+    .await
 }
 
 async fn orders(admin: &Admin) -> Projection {
@@ -235,17 +229,17 @@ async fn a_rebuild_is_paused_slowed_cancelled_and_done_for_show() {
     assert_eq!(ended(&admin, &id).await.state(), State::Cancelled);
     assert_eq!(start(&admin, slow).await.rebuild_id, id, "it has ended, and stays so");
 
-    let free = async {
+    let dry = testing::until(PATIENCE, "the rebuild before is cleared away", async || {
         let request = StartRebuildRequest { dry_run: true, request_id: "dry".into(), ..of_orders() };
-        loop {
-            match admin.clone().start_rebuild(request.clone()).await {
-                Ok(started) => break started.into_inner().rebuild.unwrap(),
-                Err(refused) => assert_eq!(Reason::of(&refused), Some(Reason::RebuildRunning)),
+        match admin.clone().start_rebuild(request).await {
+            Ok(started) => started.into_inner().rebuild,
+            Err(refused) => {
+                assert_eq!(Reason::of(&refused), Some(Reason::RebuildRunning));
+                None
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    };
-    let dry = tokio::time::timeout(PATIENCE, free).await.unwrap();
+    })
+    .await;
     let dry = ended(&admin, &dry.rebuild_id).await;
     assert_eq!(dry.state(), State::Verified, "{dry:?}");
     assert_eq!(dry.verification.unwrap().documents_compared, 60);

@@ -130,13 +130,11 @@ impl World {
         let read = Running::connect(address, lifecycle).await;
         // The first start makes the indices; until then the service is not ready.
         let mut health = HealthClient::new(read.channel.clone());
-        let ready = async {
-            let whole = HealthCheckRequest::default();
-            while health.check(whole.clone()).await.unwrap().into_inner().status() != ServingStatus::Serving {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, ready).await.expect("the read service gets ready");
+        testing::until(PATIENCE, "the read service gets ready", async || {
+            let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
+            (status == ServingStatus::Serving).then_some(())
+        })
+        .await;
         read
     }
 
@@ -232,23 +230,16 @@ impl World {
 
     /// The same at another copy.
     pub async fn settle_at(&self, queries: &OrderQueryServiceClient<Channel>) {
-        let settled = async {
-            let head = loop {
-                let head = self.feed().get_head(GetHeadRequest {}).await.unwrap().into_inner();
-                if head.outbox_backlog == 0 {
-                    break head.head_position;
-                }
-            };
-            loop {
-                let answer = queries.clone().list_orders(ListOrdersRequest::default()).await;
-                let freshness = answer.ok().and_then(|answer| answer.into_inner().freshness);
-                if freshness.is_some_and(|freshness| freshness.position >= head) {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, settled).await.expect("the read side catches up");
+        let head = testing::until(PATIENCE, "everything is published", async || {
+            let head = self.feed().get_head(GetHeadRequest {}).await.unwrap().into_inner();
+            (head.outbox_backlog == 0).then_some(head.head_position)
+        })
+        .await;
+        testing::until(PATIENCE, "the read side catches up", async || {
+            let answer = queries.clone().list_orders(ListOrdersRequest::default()).await.ok()?;
+            (answer.into_inner().freshness?.position >= head).then_some(())
+        })
+        .await;
     }
 
     /// Every order that the list knows, newest first, page by page.

@@ -7,8 +7,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::time::{interval, timeout};
 use uuid::Uuid;
 
 use crate::elasticsearch::Node;
@@ -19,6 +21,8 @@ use crate::{distribution, find, postgres};
 
 /// Enough for tests: the whole node then takes 0.8 GB.
 const HEAP_MIB: u32 = 512;
+/// Time between two looks at what a test waits for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// An empty database on the private PostgreSQL of this test run.
 #[derive(Clone, Debug)]
@@ -52,6 +56,23 @@ pub async fn elasticsearch() -> anyhow::Result<String> {
 pub fn unique_prefix(name: &str) -> String {
     let id = Uuid::now_v7().simple().to_string();
     format!("t-{}-{}-", name.to_ascii_lowercase().replace('_', "-"), &id[20..])
+}
+
+/// Looks again and again until `look` finds what it looks for; gives that.
+///
+/// # Panics
+/// Where it has not found it after `limit`.
+pub async fn until<T>(limit: Duration, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looked = async {
+        let mut looks = interval(LOOK_EVERY);
+        loop {
+            looks.tick().await;
+            if let Some(found) = look().await {
+                return found;
+            }
+        }
+    };
+    timeout(limit, looked).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }
 
 /// A run of a test's own, for what the test starts and kills: what is left of it ends with the test's process.

@@ -1,9 +1,9 @@
 //! The service killed at every point of a rebuild: another copy goes on, or ends it with the truth.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Stdio;
 use std::time::Duration;
 
+use local::testing::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::v1::projection_admin_service_client::ProjectionAdminServiceClient;
@@ -11,12 +11,12 @@ use proto::v1::rebuild::State;
 use proto::v1::{GetRebuildRequest, Rebuild, StartRebuildRequest};
 use read_service::projection::Orders;
 use serde_json::Value;
-use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::process::Child;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::support::feed::ScriptedFeed;
-use crate::support::{History, Search, added, created};
+use crate::support::{History, Search, added, created, serve};
 
 const ROUNDS: usize = 5;
 const ORDERS: usize = 30;
@@ -33,31 +33,14 @@ impl Copy {
     async fn start(search: &Search, feed: &ScriptedFeed, crash_at: Option<&str>) -> Self {
         let port = local::find::free_port().unwrap();
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_read-service"));
-        command
-            .args(["serve", "--metrics-listen=127.0.0.1:0", "--rebuild-grace-seconds=0"])
-            .arg(format!("--listen={listen}"))
-            .arg(format!("--elasticsearch-url={}", search.url))
-            .arg(format!("--feed-url={}", feed.url))
-            .arg(format!("--index-prefix={}", search.prefix))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true);
+        let mut command = serve(search, feed);
+        command.arg(format!("--listen={listen}")).arg("--rebuild-grace-seconds=0");
         if let Some(point) = crash_at {
             command.env("CRASH_AT", point);
         }
         let process = command.spawn().unwrap();
         let endpoint = Channel::from_shared(format!("http://{listen}")).unwrap();
-        let connected = async {
-            loop {
-                if let Ok(channel) = endpoint.connect().await {
-                    return channel;
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let channel = timeout(PATIENCE, connected).await.expect("it listens");
+        let channel = until(PATIENCE, "it listens", async || endpoint.connect().await.ok()).await;
         Self { process, channel }
     }
 
@@ -78,18 +61,6 @@ impl Copy {
     }
 }
 
-async fn eventually<T>(what: &str, mut tried: impl AsyncFnMut() -> Option<T>) -> T {
-    let waited = async {
-        loop {
-            if let Some(done) = tried().await {
-                return done;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(PATIENCE, waited).await.unwrap_or_else(|_| panic!("{what}"))
-}
-
 /// Kills a copy five times at this point of a rebuild; each time another one ends it.
 async fn killed_at(point: &str) {
     let search = Search::start(&format!("crash-{}", point.replace(['.', ':'], "-"))).await;
@@ -103,7 +74,7 @@ async fn killed_at(point: &str) {
     for round in 1..=ROUNDS {
         let request_id = format!("round-{round}");
         let mut doomed = Copy::start(&search, &feed, Some(point)).await;
-        eventually("the rebuild begins", async || doomed.rebuild(&request_id).await).await;
+        until(PATIENCE, "the rebuild begins", async || doomed.rebuild(&request_id).await).await;
         timeout(PATIENCE, doomed.process.wait())
             .await
             .unwrap_or_else(|_| panic!("{point} is passed"))
@@ -115,7 +86,7 @@ async fn killed_at(point: &str) {
         feed.publish(&history);
 
         let survivor = Copy::start(&search, &feed, None).await;
-        let ended = eventually("the rebuild ends", async || {
+        let ended = until(PATIENCE, "the rebuild ends", async || {
             survivor.rebuild(&request_id).await.filter(|rebuild| rebuild.end_time.is_some())
         })
         .await;
@@ -123,14 +94,14 @@ async fn killed_at(point: &str) {
         // One index, whole, behind the alias; nothing else is left.
         let live = search.index.live(&search.name("orders")).await.unwrap().unwrap();
         assert_eq!(live.name, ended.target_index);
-        eventually("what is left is dropped", async || {
+        until(PATIENCE, "what is left is dropped", async || {
             let all = search.index.own_indices(&search.name("orders-")).await.unwrap();
             (all.len() == 1 && all[0].name == live.name).then_some(())
         })
         .await;
         let version = i64::try_from(round).unwrap() + 1;
         for key in &keys {
-            eventually("every order is up to date", async || {
+            until(PATIENCE, "every order is up to date", async || {
                 let found = search.index.get::<Value>(&search.name("orders"), key).await.unwrap().unwrap();
                 let expected = serde_json::to_value(history.folded::<Orders>(key)).unwrap();
                 let is = |field: &str| found.source[field] == expected[field];

@@ -1,5 +1,6 @@
 //! What the tests share: a private Elasticsearch, histories of events, a scripted feed, a connection that can be cut.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use shared::clock::Clock;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 use tokio::sync::watch;
 
 pub mod feed;
@@ -314,4 +316,19 @@ async fn counting(
             return;
         }
     }
+}
+
+/// `read-service serve` as a process of its own, over this Elasticsearch and this feed; silent, and killed when dropped.
+pub fn serve(search: &Search, feed: &feed::ScriptedFeed) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_read-service"));
+    command
+        .args(["serve", "--metrics-listen=127.0.0.1:0"])
+        .arg(format!("--elasticsearch-url={}", search.url))
+        .arg(format!("--feed-url={}", feed.url))
+        .arg(format!("--index-prefix={}", search.prefix))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    command
 }

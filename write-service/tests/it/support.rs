@@ -170,16 +170,8 @@ pub async fn connect(address: SocketAddr) -> Channel {
 }
 
 /// Waits until `look` finds what it looks for.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut looks = tokio::time::interval(Duration::from_millis(10));
-    loop {
-        looks.tick().await;
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "waited in vain: {what}");
-    }
+pub async fn until<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    local::testing::until(PATIENCE, what, look).await
 }
 
 pub fn create(items: Vec<NewItem>, submit: bool) -> CreateOrderRequest {

@@ -1,9 +1,9 @@
 //! Three copies as processes of their own, killed and paused at random while orders are written.
 
 use std::collections::HashMap;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use local::testing::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::v1::{RecordedEvent, StreamCategory};
@@ -11,14 +11,14 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use read_service::projection::{self, Orders, Projection as _};
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::watch;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::key;
 use crate::support::feed::ScriptedFeed;
-use crate::support::{History, Search, added, confirmed, created, submitted};
+use crate::support::{History, Search, added, confirmed, created, serve, submitted};
 
 /// Longest time that a range of slices may be without a sign of its owner, while one copy is there to see it.
 const REPLACED_WITHIN: Duration = Duration::from_secs(15);
@@ -77,12 +77,10 @@ async fn storm(name: &str, length: Duration, seed: u64) {
 
     let events: usize = written.values().map(Vec::len).sum();
     let head = i64::try_from(events).unwrap();
-    let drained = async {
-        while search.checkpoint::<Orders>().await < head {
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(Duration::from_mins(1), drained).await.expect("all copies together reach the head");
+    until(Duration::from_mins(1), "all copies together reach the head", async || {
+        (search.checkpoint::<Orders>().await >= head).then_some(())
+    })
+    .await;
     over.cancel();
     let longest = watched.await.unwrap();
     let faults: usize = fleet.iter().map(|member| member.faults).sum();
@@ -237,16 +235,6 @@ impl Member {
 }
 
 fn launch(number: usize, search: &Search, feed: &ScriptedFeed) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_read-service"))
-        .args(["serve", "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"])
-        .arg(format!("--host-name=copy-{number}"))
-        .arg(format!("--elasticsearch-url={}", search.url))
-        .arg(format!("--feed-url={}", feed.url))
-        .arg(format!("--index-prefix={}", search.prefix))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+    let name = format!("--host-name=copy-{number}");
+    serve(search, feed).args(["--listen=127.0.0.1:0", &name]).spawn().unwrap()
 }

@@ -1,15 +1,14 @@
 //! Rebuilds: what is refused at the gate, what is left of them, and how an index of another mapping is replaced.
 
-use std::time::Duration;
-
 use elasticsearch::http::Method;
+use local::testing::until;
 use proto::reason::Reason;
 use proto::v1::projection::State as Doing;
 use proto::v1::rebuild::State;
 use proto::v1::*;
 use read_service::projection::{Orders, Projection as _};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::grpc::world::{Sale, World, history, id};
 use crate::support::{DEADLINE, History, Search};
@@ -26,17 +25,12 @@ impl World {
 
     /// The rebuild once it is like this.
     pub async fn rebuild_is(&self, rebuild_id: &str, like_this: impl Fn(&Rebuild) -> bool) -> Rebuild {
-        let told = async {
-            loop {
-                let request = GetRebuildRequest { rebuild_id: rebuild_id.into() };
-                let now = self.admin().get_rebuild(request).await.unwrap().into_inner().rebuild.unwrap();
-                if like_this(&now) {
-                    return now;
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(DEADLINE, told).await.expect("the rebuild gets there in time")
+        until(DEADLINE, "the rebuild gets there", async || {
+            let request = GetRebuildRequest { rebuild_id: rebuild_id.into() };
+            let now = self.admin().get_rebuild(request).await.unwrap().into_inner().rebuild.unwrap();
+            like_this(&now).then_some(now)
+        })
+        .await
     }
 
     async fn rebuilt(&self, request: StartRebuildRequest) -> Rebuild {
@@ -47,12 +41,10 @@ impl World {
 
 /// Waits until there is no such index.
 async fn gone(search: &Search, index: &str) {
-    let gone = async {
-        while search.raw(Method::Get, &format!("/{index}"), None).await.get("error").is_none() {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(DEADLINE, gone).await.expect("the index is dropped");
+    until(DEADLINE, "the index is dropped", async || {
+        search.raw(Method::Get, &format!("/{index}"), None).await.get("error").map(drop)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -114,16 +106,11 @@ async fn a_projection_that_folded_wrongly_is_refused() {
     let verification = failed.verification.unwrap();
     assert_eq!(verification.examples, [format!("{} differs from the fold of its events up to 3", id(3))]);
     // What is read right now is refused no more.
-    let free = async {
-        loop {
-            let request = StartRebuildRequest { projection: "orders".into(), ..Default::default() };
-            if let Ok(started) = world.admin().start_rebuild(request).await {
-                return started.into_inner().rebuild.unwrap();
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let again = timeout(DEADLINE, free).await.unwrap();
+    let again = until(DEADLINE, "the rebuild before is cleared away", async || {
+        let request = StartRebuildRequest { projection: "orders".into(), ..Default::default() };
+        world.admin().start_rebuild(request).await.ok()?.into_inner().rebuild
+    })
+    .await;
     let done = world.rebuild_is(&again.rebuild_id, |rebuild| rebuild.end_time.is_some()).await;
     assert_eq!(done.state(), State::Succeeded, "{done:?}");
 }
@@ -188,15 +175,10 @@ async fn an_index_of_another_mapping_is_rebuilt_by_itself_where_that_is_wanted()
     let history = sales(3);
     older(&search, &history).await;
     let world = World::with(&search, &search.url, &history, &["--rebuild-on-other-mapping"]).await;
-    let rebuilt = async {
-        loop {
-            let live = search.index.live(&search.name("orders")).await.unwrap().unwrap();
-            if live.has(Orders::MAPPING) {
-                break;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(DEADLINE, rebuilt).await.expect("it is rebuilt");
+    until(DEADLINE, "it is rebuilt", async || {
+        let live = search.index.live(&search.name("orders")).await.unwrap().unwrap();
+        live.has(Orders::MAPPING).then_some(())
+    })
+    .await;
     world.orders_are(|orders| orders.state() == Doing::Live).await;
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::rebuild::sales;
 use crate::grpc::world::World;
-use crate::support::{DEADLINE, Search};
+use crate::support::DEADLINE;
 
 fn command(world: &World, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_read-service"));
@@ -27,16 +27,12 @@ async fn run(world: &World, arguments: &[&str]) -> (Option<i32>, String, String)
 
 #[tokio::test]
 async fn it_follows_a_rebuild_to_its_end_and_exits_with_the_outcome() {
-    let search = Search::start("rebuild-command").await;
-    let history = sales(20);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::of("rebuild-command", &sales(20)).await;
 
     let (exit, stdout, stderr) = run(&world, &["orders", "--watch"]).await;
     assert_eq!(exit, Some(0), "{stdout}{stderr}");
-    let index = search.name("orders-v1-2");
-    assert!(stdout.contains(&format!("succeeded: queries are answered by {index}")), "{stdout}");
+    let answered = format!("succeeded: queries are answered by {}orders-v1-2", world.prefix);
+    assert!(stdout.contains(&answered), "{stdout}");
     assert!(stdout.contains("20 documents expected, 20 found, 20 compared, 0 different"), "{stdout}");
     // No terminal: plain lines.
     assert!(stderr.lines().count() >= 1 && !stderr.contains('\u{1b}'), "{stderr}");
@@ -48,11 +44,7 @@ async fn it_follows_a_rebuild_to_its_end_and_exits_with_the_outcome() {
 
 #[tokio::test]
 async fn leaving_does_not_stop_the_rebuild() {
-    let search = Search::start("rebuild-left").await;
-    let history = sales(20);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::of("rebuild-left", &sales(20)).await;
 
     let arguments = ["orders", "--watch", "--max-streams-per-second", "1"];
     let mut child = command(&world, &arguments).spawn().unwrap();
