@@ -244,7 +244,11 @@ impl Service {
         lifecycle.spawn("gauges", gauges(progress, draining.clone()));
         probes::serve(metrics, readiness.clone(), shared::telemetry::metrics::handle(), &lifecycle);
 
-        let statuses = StatusTexts { deadline: deadline_passed, too_large: message_too_large, bug };
+        let statuses = StatusTexts {
+            deadline: deadline_passed,
+            too_large: message_too_large,
+            bug: || Error::bug().into(),
+        };
         let administration = grpc::admin::Administration::new(&queries, draining.clone())
             .max_decoding_message_size(server.message_limit);
         let questions =
@@ -296,10 +300,6 @@ async fn gauges(progress: [Progress; 3], draining: CancellationToken) -> anyhow:
 
 fn deadline_passed() -> tonic::Status {
     Error::new(Reason::DeadlinePassed, "the deadline passed before the answer was there").into()
-}
-
-fn bug() -> tonic::Status {
-    Error::bug().into()
 }
 
 fn message_too_large() -> tonic::Status {

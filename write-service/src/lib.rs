@@ -138,7 +138,11 @@ impl Service {
         probes::serve(metrics, readiness.clone(), shared::telemetry::metrics::handle(), &lifecycle);
 
         let handler = command_handler::CommandHandler::new(store.clone(), appender, clock.clone());
-        let statuses = StatusTexts { deadline: deadline_passed, too_large: message_too_large, bug };
+        let statuses = StatusTexts {
+            deadline: deadline_passed,
+            too_large: message_too_large,
+            bug: || Error::bug().into(),
+        };
         let limit = config.server.message_limit;
         let admission = admission::Admission::new(config.command_memory);
         let commands = grpc::Commands::new(handler.clone(), admission.clone(), clock.clone(), drain.clone());
@@ -164,10 +168,6 @@ impl Service {
 
 fn deadline_passed() -> tonic::Status {
     Error::new(Reason::DeadlinePassed, "the deadline passed; the outcome is unknown").into()
-}
-
-fn bug() -> tonic::Status {
-    Error::bug().into()
 }
 
 fn message_too_large() -> tonic::Status {
