@@ -179,6 +179,7 @@ async fn under_load_no_read_fails_is_empty_or_goes_back() {
     let first = start(&admin, of_orders()).await;
     let done = ended(&second.admin(), &first.rebuild_id).await;
     assert!(done.state() == State::Succeeded && done.percent >= 100.0, "{done:?}");
+    assert_eq!(done.streams_total, done.streams_done, "customers and products are not counted: {done:?}");
     assert_eq!(done.source_index, world.index("orders-v1-1"));
     assert_eq!(done.target_index, world.index("orders-v1-2"));
     let verification = done.verification.unwrap();

@@ -73,6 +73,7 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
     }
     filling.drain().await?;
     filling.pages.arrived().into_iter().for_each(|(streams, cursor)| meter.add(streams, cursor));
+    meter.end();
     session.save(|rebuild| meter.tell(rebuild, filling.parking.len())).await.map(drop)
 }
 
@@ -230,6 +231,11 @@ impl Meter {
         if !cursor.is_empty() {
             self.cursor = cursor;
         }
+    }
+
+    /// There are no more: what was an estimate, of all categories, is known.
+    fn end(&mut self) {
+        self.total = self.done;
     }
 
     #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -42,7 +42,7 @@ pub(super) async fn verify<P: Projection>(session: &Session, rebuild: &Rebuild) 
     let name = rebuild.target_index.clone();
     let parking = Parking::load::<P>(subject.index.clone(), control, name, clock).await?;
     let parked: HashSet<_> = parking.list().await?.into_iter().map(|parked| parked.stream_key).collect();
-    let total = u64::try_from(rebuild.streams_total.max(rebuild.streams_done)).unwrap_or(0);
+    let total = u64::try_from(rebuild.streams_done).unwrap_or(0);
     let mut check = Check::<'_, P> {
         subject,
         target,
