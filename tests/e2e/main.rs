@@ -5,11 +5,13 @@
 mod world;
 mod valve;
 mod gate;
+mod questions;
 
 mod order_flow;
 mod delivery;
 mod freshness;
 mod away;
+mod elasticsearch_gone;
 mod tokens;
 mod copies;
 mod paging;

@@ -82,8 +82,12 @@ impl Running {
 impl World {
     /// A pair over an empty store that knows customer 17850 and two products.
     pub async fn start() -> Self {
+        Self::start_on(testing::elasticsearch().await.unwrap()).await
+    }
+
+    /// The same on another Elasticsearch.
+    pub async fn start_on(elasticsearch: String) -> Self {
         let database = testing::database().await.unwrap();
-        let elasticsearch = testing::elasticsearch().await.unwrap();
         let write = start_write(&database.url, "127.0.0.1:0").await;
         let prefix = testing::unique_prefix("e2e");
         let mut world = Self { database, elasticsearch, prefix, write, read: None };
@@ -113,6 +117,11 @@ impl World {
 
     /// Another copy of the read service, which reaches its servers by these paths.
     pub async fn another_read(&self, paths: &Paths) -> Running {
+        self.another_read_with(paths, &[]).await
+    }
+
+    /// The same with further settings.
+    pub async fn another_read_with(&self, paths: &Paths, settings: &[String]) -> Running {
         let flags = [
             "read-service".to_owned(),
             "--listen=127.0.0.1:0".to_owned(),
@@ -122,7 +131,7 @@ impl World {
             format!("--index-prefix={}", self.prefix),
             "--page-token-key=the same key for all copies of a test".to_owned(),
         ];
-        let config = ReadFlags::try_parse_from(flags).unwrap().config;
+        let config = ReadFlags::try_parse_from(flags.iter().chain(settings)).unwrap().config;
         let lifecycle = Lifecycle::new(PATIENCE);
         let service = read_service::build(config).await.unwrap();
         let address = service.grpc_address().unwrap().to_string();

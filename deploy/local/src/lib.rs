@@ -4,7 +4,7 @@
 //! - [`user`]: the unprivileged user of servers.
 //! - [`run`]: what is started together, and the watchdog that leaves nothing of it behind.
 //! - [`process`]: a started process.
-//! - [`http`]: one GET.
+//! - [`http`]: one GET or PUT.
 //! - [`postgres`]: a private PostgreSQL.
 //! - [`distribution`]: the official Elasticsearch, fetched and checked.
 //! - [`elasticsearch`]: a private node of it.

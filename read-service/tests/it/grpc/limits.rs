@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use proto::reason::Reason;
 use proto::v1::get_sales_report_request::GroupBy;
+use proto::v1::order_query_service_client::OrderQueryServiceClient;
 use proto::v1::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +20,7 @@ use super::world::{Sale, World, history, id, refusal};
 use crate::support::Search;
 
 const DOWN: (Code, Reason, Vec<String>) = (Code::Unavailable, Reason::SearchDown, vec![]);
+const TOO_LATE: (Code, Reason, Vec<String>) = (Code::DeadlineExceeded, Reason::DeadlinePassed, vec![]);
 const OVERLOADED: (Code, Reason, Vec<String>) = (Code::ResourceExhausted, Reason::Overloaded, vec![]);
 
 /// A way to Elasticsearch on which requests of one kind can be held back.
@@ -127,6 +131,33 @@ async fn a_slow_elasticsearch_is_to_blame_and_not_the_deadline() {
     assert_eq!(refusal(read), DOWN);
     gate.hold("");
     world.get(order).await.unwrap();
+    assert_eq!(world.list(ListOrdersRequest::default()).await.unwrap().total_size, 1);
+}
+
+#[tokio::test]
+async fn who_leaves_no_time_to_answer_hears_that_it_has_passed() {
+    let (world, gate) = world("hurry", 16).await;
+    // A channel of tonic's gives up by itself, before it can hear anything.
+    let http = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let client = OrderQueryServiceClient::with_origin(http, world.url.parse().unwrap());
+    let search = SearchOrdersRequest { query: "heart".into(), ..Default::default() };
+    let order = GetOrderRequest { order_id: id(1), ..Default::default() };
+    for (limit, refused) in [(Duration::from_millis(15), TOO_LATE), (Duration::from_secs(2), DOWN)] {
+        gate.hold("_search");
+        let mut clients = std::array::from_fn::<_, 4, _>(|_| client.clone());
+        let [listing, searching, reporting, reading] = &mut clients;
+        let (listed, searched, reported) = tokio::join!(
+            listing.list_orders(within(ListOrdersRequest::default(), limit)),
+            searching.search_orders(within(search.clone(), limit)),
+            reporting.get_sales_report(within(report(), limit)),
+        );
+        assert_eq!(refusal(listed), refused);
+        assert_eq!(refusal(searched), refused);
+        assert_eq!(refusal(reported), refused);
+        gate.hold("_doc/");
+        assert_eq!(refusal(reading.get_order(within(order.clone(), limit)).await), refused);
+        gate.hold("");
+    }
     assert_eq!(world.list(ListOrdersRequest::default()).await.unwrap().total_size, 1);
 }
 
