@@ -14,6 +14,7 @@
 //! | [`projector`] | the only loop: batch, fetch, fold, write, checkpoint |
 //! | [`feeds`] | which indices a projection has: live, being rebuilt, previous |
 //! | `feeding` | a projector for each of them |
+//! | `compare` | documents against a fresh fold of their events |
 //! | [`rebuild`] | new index, scan, catch up, verify, switch |
 //! | [`query`] | a request becomes JSON, an answer becomes rows |
 //! | [`page_token`] | where a list goes on, authenticated |
@@ -32,6 +33,7 @@ pub mod parking;
 pub mod projector;
 pub mod feeds;
 mod feeding;
+mod compare;
 pub mod rebuild;
 pub mod query;
 pub mod page_token;

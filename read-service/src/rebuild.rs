@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use proto::v1::StreamCategory;
 
+use crate::compare::CompareError;
 use crate::feeds::Feeds;
 use crate::index::{EnsureError, Index, IndexError};
 use crate::lease::{LeaseError, Place, Times};
@@ -143,6 +144,16 @@ impl From<LeaseError> for Stop {
         match error {
             LeaseError::Index(error) => error.into(),
             LeaseError::TakenOver(error) => Self::Fail(error.to_string()),
+        }
+    }
+}
+
+impl From<CompareError> for Stop {
+    fn from(error: CompareError) -> Self {
+        match error {
+            CompareError::Index(error) => error.into(),
+            CompareError::Feed(error) => error.into(),
+            CompareError::Lease(error) => error.into(),
         }
     }
 }
