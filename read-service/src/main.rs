@@ -1,10 +1,11 @@
-//! `read-service serve | rebuild`.
+//! `read-service serve | rebuild | projections`.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use read_service::Config;
+use read_service::command::projections::{self, ProjectionsCommand};
 use read_service::command::rebuild::{self, RebuildCommand};
 use shared::arguments::{self, BAD_CONFIGURATION};
 use shared::lifecycle::Lifecycle;
@@ -26,6 +27,8 @@ enum Action {
     Serve(Box<Config>),
     /// Build a projection again in a running service.
     Rebuild(RebuildCommand),
+    /// Show the projections of a running service.
+    Projections(ProjectionsCommand),
 }
 
 #[tokio::main]
@@ -37,6 +40,9 @@ async fn main() -> ExitCode {
     let config = match arguments.action {
         Action::Serve(config) => *config,
         Action::Rebuild(command) => return rebuild::run(command).await.unwrap_or_else(|error| wrong(&error)),
+        Action::Projections(command) => {
+            return projections::run(command).await.unwrap_or_else(|error| wrong(&error));
+        }
     };
     let telemetry = match telemetry::init("read-service", &arguments.telemetry) {
         Ok(telemetry) => telemetry,

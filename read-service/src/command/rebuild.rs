@@ -3,9 +3,8 @@
 //! Progress goes to standard error, a bar on a terminal and plain lines elsewhere; what became of it goes to standard output and into
 //! the exit code. The rebuild is the service's: leaving does not stop it.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,28 +12,19 @@ use proto::v1::projection_admin_service_client::ProjectionAdminServiceClient;
 use proto::v1::rebuild::State;
 use proto::v1::{GetRebuildRequest, Rebuild, StartRebuildRequest, WatchRebuildRequest};
 use tokio::time::{Instant, sleep};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::Status;
+use tonic::transport::Channel;
 use uuid::Uuid;
 
-/// Exit codes of refused calls begin here: the gRPC code is added.
-const REFUSED: u8 = 64;
-/// Exit code where the caller left while the rebuild goes on: that of a program that Ctrl-C ends.
-const LEFT: u8 = 130;
-/// Time between two lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How often a service is asked again that does not answer, and how long in all.
-const AGAIN: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_mins(5);
+use super::{AGAIN, LEFT, LINE_EVERY, PATIENCE, Running, may_pass, refused, tell};
 
 /// Rebuild a projection in a running service.
 #[derive(Args, Clone, Debug)]
 pub struct RebuildCommand {
     /// "orders", "customers" or "products".
     projection: String,
-    /// The running service.
-    #[arg(long, env = "READ_SERVICE_URL", default_value = "http://127.0.0.1:50052")]
-    connect: String,
+    #[command(flatten)]
+    service: Running,
     /// Follow it to its end.
     #[arg(long)]
     watch: bool,
@@ -54,8 +44,7 @@ pub struct RebuildCommand {
 /// # Errors
 /// Where the URL is none.
 pub async fn run(command: RebuildCommand) -> anyhow::Result<ExitCode> {
-    let channel = Endpoint::from_shared(command.connect)?.connect_lazy();
-    let mut admin = ProjectionAdminServiceClient::new(channel);
+    let mut admin = command.service.admin()?;
     let request_id = command.request_id.unwrap_or_else(|| Uuid::now_v7().to_string());
     let again = format!("read-service rebuild {} --watch --request-id {request_id}", command.projection);
     let request = StartRebuildRequest {
@@ -116,11 +105,7 @@ async fn follow(
             }
             Err(status) => status,
         };
-        let passes = matches!(
-            failed.code(),
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
-        );
-        if !passes || heard.elapsed() > PATIENCE {
+        if !may_pass(&failed) || heard.elapsed() > PATIENCE {
             screen.close();
             return Err(failed);
         }
@@ -171,18 +156,9 @@ fn outcome(rebuild: &Rebuild) -> ExitCode {
     exit
 }
 
-fn refused(status: &Status) -> ExitCode {
-    tell(format_args!("{:?}: {}", status.code(), status.message()));
-    ExitCode::from(REFUSED + u8::try_from(i32::from(status.code())).unwrap_or(0))
-}
-
 fn print(text: std::fmt::Arguments<'_>) {
-    // Nowhere to report that nobody reads.
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-fn tell(text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    // The exit code says it to those who do not read.
+    super::print(text).ok();
 }
 
 /// A bar on a terminal, plain lines elsewhere.

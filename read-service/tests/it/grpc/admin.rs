@@ -1,17 +1,21 @@
 //! The admin service as operators meet it.
 
 mod projections;
+mod projections_command;
 mod rebuild;
 mod rebuild_command;
 
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use proto::v1::projection_admin_service_client::ProjectionAdminServiceClient;
 use proto::v1::{ListProjectionsRequest, Projection};
+use tokio::process::Command;
 use tokio::time::{interval, timeout};
 use tonic::transport::Channel;
 
 use super::world::World;
+use crate::support::DEADLINE;
 
 /// Within this time an answer tells the truth, whatever happened before.
 const TRUTH: Duration = Duration::from_secs(5);
@@ -46,4 +50,19 @@ impl World {
         assert!(in_time.is_ok(), "told otherwise: {last:?}");
         last
     }
+}
+
+/// A command of the program that asks this service.
+fn program(world: &World, command: &str, arguments: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_read-service"));
+    program.args([command, "--connect", &world.url]).args(arguments).kill_on_drop(true);
+    program.stdout(Stdio::piped()).stderr(Stdio::piped());
+    program
+}
+
+/// Exit code, standard output and standard error of a program that ends.
+async fn finished(program: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } =
+        timeout(DEADLINE, program.output()).await.expect("it ends in time").unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }

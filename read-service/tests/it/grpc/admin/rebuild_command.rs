@@ -1,7 +1,5 @@
 //! `read-service rebuild` as a person runs it.
 
-use std::process::{Output, Stdio};
-
 use proto::v1::rebuild::State;
 use proto::v1::{CancelRebuildRequest, GetRebuildRequest};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -9,20 +7,16 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::rebuild::sales;
+use super::{finished, program};
 use crate::grpc::world::World;
 use crate::support::DEADLINE;
 
 fn command(world: &World, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_read-service"));
-    command.args(["rebuild", "--connect", &world.url]).args(arguments).kill_on_drop(true);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    program(world, "rebuild", arguments)
 }
 
 async fn run(world: &World, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } =
-        timeout(DEADLINE, command(world, arguments).output()).await.expect("it ends in time").unwrap();
-    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    finished(&mut command(world, arguments)).await
 }
 
 #[tokio::test]
