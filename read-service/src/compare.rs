@@ -138,7 +138,7 @@ impl<P: Projection> Comparison<P> {
             let found = index.mget::<Value>(&live.name, &[key]).await?.pop().flatten();
             let events = match self.feed.read_stream(P::CATEGORY, key, 1, 0).await {
                 Ok(events) => events,
-                Err(FeedError::Unreadable(error)) => return Ok(Outcome::Wrong(error)),
+                Err(FeedError::Unreadable { error, .. }) => return Ok(Outcome::Wrong(error)),
                 Err(error) => return Err(error.into()),
             };
             let last = events.last().map_or(0, |event| event.version);

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use proto::v1::StreamCategory;
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::index::{Index, IndexError, LiveIndex, Put, Record, Stamp};
@@ -150,6 +151,22 @@ pub struct Leases {
     store_id: String,
     ranges: Vec<Tenure>,
     due: Instant,
+    ends: watch::Sender<Ends>,
+}
+
+/// Until when a copy may project each range.
+type Ends = [Option<Instant>; RANGES];
+
+/// Which ranges a copy may project, for whoever does not have its leases at hand.
+#[derive(Clone, Debug)]
+pub struct Held(watch::Receiver<Ends>);
+
+impl Held {
+    /// Whether the copy may project this range now.
+    #[must_use]
+    pub fn includes(&self, range: usize) -> bool {
+        self.0.borrow()[range].is_some_and(|end| Instant::now() < end)
+    }
 }
 
 /// A range as it was last seen or written.
@@ -205,7 +222,8 @@ impl Leases {
         });
         let ranges = tenures.collect::<Result<Vec<_>, TakenOver>>().map_err(LeaseError::from)?;
         let store_id = ranges[0].record.store_id.clone();
-        Ok(Self { place, me: me.to_owned(), times, ids, store_id, ranges, due: now })
+        let ends = watch::Sender::default();
+        Ok(Self { place, me: me.to_owned(), times, ids, store_id, ranges, due: now, ends })
     }
 
     /// The store whose events the index holds.
@@ -223,11 +241,19 @@ impl Leases {
     /// Which ranges this copy may project now.
     #[must_use]
     pub fn held(&self) -> [bool; RANGES] {
-        let now = Instant::now();
-        std::array::from_fn(|range| {
-            let renewed = self.ranges[range].renewed;
-            renewed.is_some_and(|renewed| now.saturating_duration_since(renewed) < self.times.hold)
-        })
+        let held = self.watch_held();
+        std::array::from_fn(|range| held.includes(range))
+    }
+
+    /// The same at any time from now on.
+    #[must_use]
+    pub fn watch_held(&self) -> Held {
+        Held(self.ends.subscribe())
+    }
+
+    fn tell_ends(&self) {
+        let end = |range: usize| Some(self.ranges[range].renewed? + self.times.hold);
+        self.ends.send_replace(std::array::from_fn(end));
     }
 
     /// Who projects what, adjacent ranges of one owner together.
@@ -377,6 +403,7 @@ impl Leases {
             }
             (tenure.stamp, tenure.record) = (stamp, record);
         }
+        self.tell_ends();
         Ok(asked)
     }
 
@@ -409,6 +436,7 @@ impl Leases {
                 Err(error) => failure = Some(error),
             }
         }
+        self.tell_ends();
         failure.map_or(Ok(()), |error| Err(error.into()))
     }
 }

@@ -29,7 +29,6 @@ use crate::feeds::Feeds;
 use crate::index::Index;
 use crate::lanes::Bounds;
 use crate::lease::Times;
-use crate::parking::ParkedStream;
 use crate::projection::Projection;
 use crate::subscription::Feed;
 
@@ -242,18 +241,6 @@ impl<P: Projection> Projector<P> {
         self.batch = None;
         running.tend().await?;
         Ok(Step::Applied(events))
-    }
-
-    /// Applies a parked stream from its beginning; still parked where that fails again, with the new error.
-    ///
-    /// # Errors
-    /// Where Elasticsearch or the feed fails; the stream is then as it was. [`Trouble::Wait`] before the first step
-    /// succeeded.
-    pub async fn retry_parked(&mut self, stream_key: &str) -> Result<Option<ParkedStream>, Trouble> {
-        match &mut self.running {
-            Some(running) => running.retry_parked(stream_key).await,
-            None => Err(Trouble::Wait("projection is not open".to_owned())),
-        }
     }
 }
 

@@ -24,6 +24,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt as _;
 
 pub use scan::{Page, Scan, WholeStream};
 
@@ -57,8 +58,13 @@ pub enum FeedError {
     )]
     PositionAhead,
     /// A stored event cannot be read.
-    #[error("the feed cannot read a stored event: {0}")]
-    Unreadable(String),
+    #[error("the feed cannot read a stored event: {error}")]
+    Unreadable {
+        /// Its version; 0 where the feed does not say.
+        version: i64,
+        /// Why, in the feed's words.
+        error: String,
+    },
     /// Refused for another reason, which a new release or a new configuration may remove.
     #[error("feed refused: {0}")]
     Refused(String),
@@ -78,7 +84,11 @@ impl From<Status> for FeedError {
         match (Reason::of(&status), status.code()) {
             (Some(Reason::StoreChanged), _) => Self::StoreChanged,
             (Some(Reason::PositionAhead), _) => Self::PositionAhead,
-            (Some(Reason::EventUnreadable), _) => Self::Unreadable(text),
+            (Some(Reason::EventUnreadable), _) => {
+                let facts = status.get_details_error_info().map(|info| info.metadata).unwrap_or_default();
+                let version = facts.get("version").and_then(|version| version.parse().ok()).unwrap_or(0);
+                Self::Unreadable { version, error: status.message().to_owned() }
+            }
             (
                 _,
                 Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented,
@@ -150,6 +160,34 @@ impl Feed {
         .await
     }
 
+    /// The same as far as the events can be read.
+    ///
+    /// # Errors
+    /// Where the feed does not answer.
+    pub async fn read_as_far(
+        &self,
+        category: StreamCategory,
+        stream_key: &str,
+        from_version: i64,
+        to_version: i64,
+    ) -> Result<Readable, FeedError> {
+        let (mut to, mut unreadable) = (to_version, None);
+        loop {
+            match self.read_stream(category, stream_key, from_version, to).await {
+                Ok(events) => return Ok(Readable { events, unreadable }),
+                Err(FeedError::Unreadable { version, error }) => {
+                    let version = version.max(from_version);
+                    unreadable = Some((version, error));
+                    if version == from_version {
+                        return Ok(Readable { events: Vec::new(), unreadable });
+                    }
+                    to = version - 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// A subscription to every event of some categories after a position, in some slices or all.
     #[must_use]
     pub fn subscribe(
@@ -172,6 +210,15 @@ impl Feed {
             store_seen: None,
         }
     }
+}
+
+/// A stream, or a part of it, as far as it can be read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Readable {
+    /// The events before the first that cannot be read.
+    pub events: Vec<RecordedEvent>,
+    /// Version of that one, and why; `None` where all can be read.
+    pub unreadable: Option<(i64, String)>,
 }
 
 async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, FeedError> {

@@ -129,7 +129,7 @@ pub(super) fn feed_error(order_id: &str, error: &FeedError) -> Error {
     tracing::warn!(%error, order.id = order_id, "the feed did not answer");
     match error {
         FeedError::Unavailable(_) => Error::new(Reason::EventStoreDown, "the event store does not answer"),
-        FeedError::Unreadable(_) => unreadable(order_id),
+        FeedError::Unreadable { .. } => unreadable(order_id),
         FeedError::StoreChanged => Error::new(Reason::StoreChanged, "the event store was created anew"),
         FeedError::PositionAhead => {
             Error::new(Reason::PositionAhead, "the event store was restored to an earlier point")

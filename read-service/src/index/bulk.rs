@@ -73,7 +73,16 @@ impl Bulk {
 
     /// Adds a document; `search` are the words of its field `search`, left out where there are none.
     pub fn index(&mut self, id: &str, version: i64, document: &impl Serialize, search: &str) {
-        self.line(&Action { index: Target { id, version, version_type: "external" } });
+        self.add(Target { id, version, version_type: "external" }, document, search);
+    }
+
+    /// The same, which also replaces a document of the same version: for one that may have been wrong.
+    pub fn rewrite(&mut self, id: &str, version: i64, document: &impl Serialize, search: &str) {
+        self.add(Target { id, version, version_type: "external_gte" }, document, search);
+    }
+
+    fn add(&mut self, target: Target<'_>, document: &impl Serialize, search: &str) {
+        self.line(&Action { index: target });
         self.line(&Searchable { document, search });
         self.ends.push(self.body.len());
     }

@@ -3,33 +3,39 @@
 //! Nothing is lost when it is dropped or fails in between: what was done stays done, in the index and in the batch,
 //! and the next attempt goes on from there.
 
-use proto::v1::RecordedEvent;
+use tokio::task::JoinSet;
 
-use super::batch::{Batch, Refusal, StreamEvents, fold_onto, gap};
+use super::batch::{Batch, StreamEvents, fold_onto, gap};
 use super::documents::Documents;
 use super::progress::IndexProgress;
 use super::{Tools, Trouble};
 use crate::index::{Bulk, ItemOutcome};
 use crate::lanes::Lanes;
-use crate::parking::{ParkedStream, Parking};
+use crate::lease::{self, Held};
+use crate::parking::{self, Fault, Lot, Parking};
 use crate::projection::Projection;
-use crate::subscription::FeedError;
+use crate::subscription::{FeedError, Readable};
+
+/// Streams parked at a time; between them is looked whether the leases still hold.
+const PARKED_AT_ONCE: usize = 500;
 
 /// The index that is fed, with what is known of it.
 pub(super) struct Target<P: Projection> {
     pub(super) tools: Tools,
     pub(super) progress: IndexProgress,
     pub(super) parking: Parking,
+    /// What may be parked: a copy that has lost its lease would hide what another one applies.
+    pub(super) held: Held,
     pub(super) documents: Documents<P>,
     pub(super) lanes: Lanes<Sent<P>>,
+    /// Retries of streams whose records are loose.
+    pub(super) loose: JoinSet<()>,
 }
 
 /// A changed document on its way.
 pub(super) struct Sent<P: Projection> {
     /// Place of its stream in the batch.
     place: usize,
-    /// First version that the stored document lacks.
-    first_version: i64,
     document: P::Document,
 }
 
@@ -41,6 +47,32 @@ impl<P: Projection> Target<P> {
         Ok(())
     }
 
+    /// Looks which streams are parked, whoever parked them, and ends loose records of the slices of this copy.
+    pub(super) async fn tend_parking(&mut self) -> Result<(), Trouble> {
+        self.parking.reload().await?;
+        self.progress.parked(self.parking.len());
+        while self.loose.try_join_next().is_some() {}
+        let ours = |key: &&str| self.held.includes(lease::range_of(P::CATEGORY, key));
+        let loose: Vec<_> = self.parking.loose().filter(ours).map(str::to_owned).collect();
+        if loose.is_empty() || !self.loose.is_empty() {
+            return Ok(());
+        }
+        let Tools { index, feed, feeds, .. } = self.tools.clone();
+        let progress = self.progress.clone();
+        let lot = Lot { index, feed, feeds, target: progress.index().to_owned() };
+        self.loose.spawn(async move {
+            for key in loose {
+                if let Err(error) = parking::retry::<P>(&lot, &key).await {
+                    tracing::debug!(projection = P::NAME, stream_key = key, %error, "retried later");
+                    return;
+                }
+            }
+            // What they changed is to be found, too; if it fails, there is the next refresh.
+            progress.refresh().await.ok();
+        });
+        Ok(())
+    }
+
     /// Takes the batch as far as it goes.
     pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
         // What an attempt that was dropped sent is sent again, or found to be stored.
@@ -49,10 +81,19 @@ impl<P: Projection> Target<P> {
         let folded = self.fold(batch).await;
         let stored = self.drain(batch).await;
         folded.and(stored)?;
-        while let Some(Refusal { key, version, error }) = batch.refusals.last() {
-            tracing::error!(projection = P::NAME, stream = key, version, error, "stream parked");
-            self.parking.park(key, *version, error).await?;
-            batch.refusals.pop();
+        self.park(batch).await
+    }
+
+    /// Parks the streams of the batch that were refused.
+    async fn park(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        while !batch.refusals.is_empty() {
+            let first = batch.refusals.len().saturating_sub(PARKED_AT_ONCE);
+            let some = &batch.refusals[first..];
+            if !some.iter().all(|(key, _)| self.held.includes(lease::range_of(P::CATEGORY, key))) {
+                return Err(Trouble::Wait("lease ended before a stream was parked".to_owned()));
+            }
+            self.parking.park_all(some).await?;
+            batch.refusals.truncate(first);
         }
         Ok(())
     }
@@ -60,10 +101,11 @@ impl<P: Projection> Target<P> {
     /// Folds the events by stream onto the documents that are there, and sends each changed one on its way at once: only some are
     /// in memory at a time.
     async fn fold(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        self.parking.look(batch.streams.iter().map(|stream| stream.key.as_str())).await?;
         let mut unread = Vec::new();
         for place in 0..batch.streams.len() {
             let StreamEvents { key, events, .. } = &batch.streams[place];
-            if self.parking.is_parked(key).await? {
+            if self.parking.is_parked(key) {
                 batch.done(place);
                 continue;
             }
@@ -104,24 +146,23 @@ impl<P: Projection> Target<P> {
         let stored = document.as_ref().map_or(0, P::version);
         let healed = match gap(stored, &stream.events) {
             None => None,
-            Some(missing) => match self.heal(stream, stored, missing).await {
-                Ok(healed) => healed,
-                Err(FeedError::Unreadable(error)) => {
-                    batch.refuse(place, missing, error);
-                    batch.done(place);
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            },
+            Some(missing) => self.heal(stream, stored, missing).await?,
         };
-        let (changed, outcome) = fold_onto::<P>(&mut document, healed.as_ref().unwrap_or(&stream.events));
-        if let Err((version, error)) = outcome {
-            batch.refuse(place, version, error.to_string());
+        let events = healed.as_ref().map_or(&stream.events, |healed| &healed.events);
+        let (changed, outcome) = fold_onto::<P>(&mut document, events);
+        let fault = match (outcome, healed.as_ref().and_then(|healed| healed.unreadable.as_ref())) {
+            (Err((version, error)), _) => Some((version, error.to_string())),
+            (Ok(()), unreadable) => unreadable.cloned(),
+        };
+        if let Some((version, error)) = fault {
+            let known = events.iter().chain(&stream.events).find(|event| event.version == version);
+            let position = known.map_or(0, |event| event.position);
+            batch.refuse(place, Fault { version, position, error });
         }
         match document {
             Some(document) if changed => {
                 let key = &batch.streams[place].key;
-                let sent = Sent { place, first_version: stored + 1, document };
+                let sent = Sent { place, document };
                 let write = |sent: &Sent<P>, bulk: &mut Bulk| {
                     let document = &sent.document;
                     bulk.index(key, P::version(document), document, &P::search(document));
@@ -143,14 +184,14 @@ impl<P: Projection> Target<P> {
         }
     }
 
-    /// The events of a stream from the first that is missing to the last of the batch, read afresh; `None` where the
-    /// store lacks some too: then the fold meets the gap and refuses.
+    /// The events of a stream from the first that is missing to the last of the batch, read afresh as far as they can be; `None`
+    /// where the store lacks some too: then the fold meets the gap and refuses.
     async fn heal(
         &mut self,
         stream: &StreamEvents,
         stored: i64,
         missing: i64,
-    ) -> Result<Option<Vec<RecordedEvent>>, FeedError> {
+    ) -> Result<Option<Readable>, FeedError> {
         let last = stream.events.iter().map(|event| event.version).max().unwrap_or(missing);
         tracing::info!(
             projection = P::NAME,
@@ -161,8 +202,9 @@ impl<P: Projection> Target<P> {
             "gap, reading the stream"
         );
         metrics::counter!("projection_gaps_total", "projection" => P::NAME).increment(1);
-        let events = self.tools.feed.read_stream(P::CATEGORY, &stream.key, stored + 1, last).await?;
-        Ok(events.last().is_some_and(|event| event.version >= last).then_some(events))
+        let read = self.tools.feed.read_as_far(P::CATEGORY, &stream.key, stored + 1, last).await?;
+        let whole = read.events.last().is_some_and(|event| event.version >= last);
+        Ok((whole || read.unreadable.is_some()).then_some(read))
     }
 
     /// Waits until everything sent has its outcome; the first trouble, if any.
@@ -174,50 +216,32 @@ impl<P: Projection> Target<P> {
         outcome
     }
 
-    /// What became of a document. One that does not fit becomes a refusal; one that is not stored stays in the batch.
+    /// What became of a document. One that does not fit is stored as far as it does, and refused from there; one that is not
+    /// stored stays in the batch.
     async fn settle(
         &mut self,
         batch: &mut Batch,
         sent: Sent<P>,
         outcome: ItemOutcome,
     ) -> Result<(), Trouble> {
-        let Sent { place, first_version, document } = sent;
+        let Sent { place, document } = sent;
         match outcome {
             ItemOutcome::Applied => self.documents.keep(&batch.streams[place].key, document).await,
             // A later version may be stored: what this copy has folded is not to be folded on.
             ItemOutcome::AlreadyApplied => {}
-            ItemOutcome::Unfit(error) => batch.refuse(place, first_version, error.to_string()),
+            ItemOutcome::Unfit(_) => {
+                let key = &batch.streams[place].key;
+                let (tools, last) = (&self.tools, P::version(&document));
+                let stream = tools.feed.read_as_far(P::CATEGORY, key, 1, last).await?;
+                let target = self.progress.index();
+                if let Some(fault) = parking::store::<P>(&tools.index, target, key, &stream).await? {
+                    batch.refuse(place, fault);
+                }
+            }
             ItemOutcome::Closed(error) => return Err(Trouble::Halt(error.to_string())),
             ItemOutcome::Later(error) => return Err(Trouble::Wait(error.to_string())),
         }
         batch.done(place);
         Ok(())
-    }
-
-    /// Applies a parked stream from its beginning; still parked where that fails again.
-    pub(super) async fn retry_parked(&mut self, stream_key: &str) -> Result<Option<ParkedStream>, Trouble> {
-        if !self.parking.is_parked(stream_key).await? {
-            return Ok(None);
-        }
-        self.documents.forget(stream_key).await;
-        let events = self.tools.feed.read_stream(P::CATEGORY, stream_key, 1, 0).await?;
-        let refusal = if events.is_empty() {
-            let error = "the stream has no events".to_owned();
-            Some(Refusal { key: stream_key.to_owned(), version: 1, error })
-        } else {
-            let mut batch = Batch::new(events, Vec::new());
-            self.lanes.clear();
-            self.fold_stream(&mut batch, 0, None).await?;
-            self.drain(&mut batch).await?;
-            batch.refusals.pop()
-        };
-        let parked = if let Some(refusal) = refusal {
-            Some(self.parking.park(stream_key, refusal.version, &refusal.error).await?)
-        } else {
-            self.parking.unpark(stream_key).await?;
-            None
-        };
-        self.progress.parked(self.parking.len());
-        Ok(parked)
     }
 }

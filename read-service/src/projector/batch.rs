@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use proto::v1::RecordedEvent;
 
+use crate::parking::Fault;
 use crate::projection::{FoldError, Projection, apply};
 
 /// Most traces of commands that the trace of a batch is linked to.
@@ -23,8 +24,8 @@ pub struct Batch {
     pub traceparents: Vec<String>,
     /// The events by stream, streams in the order of their first event.
     pub streams: Vec<StreamEvents>,
-    /// Streams to set aside.
-    pub refusals: Vec<Refusal>,
+    /// Streams to set aside, and why.
+    pub refusals: Vec<(String, Fault)>,
 }
 
 /// How far a batch takes some ranges of slices.
@@ -38,17 +39,6 @@ pub struct Part {
     pub head: i64,
     /// No event recorded before is known to be missing then, in nanoseconds since 1970.
     pub as_of: Option<i64>,
-}
-
-/// A stream that cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Key of the stream.
-    pub key: String,
-    /// First version that cannot be applied.
-    pub version: i64,
-    /// Why.
-    pub error: String,
 }
 
 impl Batch {
@@ -70,12 +60,12 @@ impl Batch {
     }
 
     /// Sets a stream aside, from the first of the versions that were refused.
-    pub fn refuse(&mut self, place: usize, version: i64, error: String) {
-        let key = self.streams[place].key.clone();
-        match self.refusals.iter_mut().find(|refusal| refusal.key == key) {
-            Some(known) if known.version <= version => {}
-            Some(known) => *known = Refusal { key, version, error },
-            None => self.refusals.push(Refusal { key, version, error }),
+    pub fn refuse(&mut self, place: usize, fault: Fault) {
+        let key = &self.streams[place].key;
+        match self.refusals.iter_mut().find(|(refused, _)| refused == key) {
+            Some((_, known)) if known.version <= fault.version => {}
+            Some((_, known)) => *known = fault,
+            None => self.refusals.push((key.clone(), fault)),
         }
     }
 

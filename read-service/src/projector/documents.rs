@@ -99,11 +99,6 @@ impl<P: Projection> Documents<P> {
     pub fn forget_all(&self) {
         self.cache.invalidate_all();
     }
-
-    /// Forgets a document.
-    pub async fn forget(&self, key: &str) {
-        self.cache.invalidate(key).await;
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::apply::Target;
@@ -11,7 +12,7 @@ use super::readers::{Heard, Readers, What};
 use super::{Tools, Trouble};
 use crate::lanes::Lanes;
 use crate::lease::{Leases, Place, RANGES};
-use crate::parking::{ParkedStream, Parking};
+use crate::parking::Parking;
 use crate::projection::Projection;
 
 /// Longest time between a change and its refresh while nobody waits, at the feed's head.
@@ -22,6 +23,8 @@ const REFRESH_BEHIND: Duration = Duration::from_secs(5);
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// How long a batch that is not full waits for events that are known to follow.
 const GATHER_WAIT: Duration = Duration::from_millis(20);
+/// Rounds of leases between two looks at the records of parked streams.
+const PARKED_EVERY: u32 = 10;
 /// Longest wait for events.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
 
@@ -34,6 +37,8 @@ pub(super) struct Running<P: Projection> {
     arranged: [bool; RANGES],
     /// Nothing is applied, because queries are about to be switched to another index.
     holding: bool,
+    /// Rounds of leases since it began.
+    rounds: u32,
     checkpointed: Instant,
     refreshed: Instant,
 }
@@ -80,9 +85,18 @@ impl<P: Projection> Running<P> {
         let lanes = Lanes::new(tools.index.clone(), live.name.clone(), P::NAME, tools.limits.bulks);
         Ok(Self {
             readers: Readers::new(tools.feed.clone(), leases.store_id(), P::CATEGORY, tools.clock.clone()),
+            target: Target {
+                held: leases.watch_held(),
+                tools,
+                progress,
+                parking,
+                documents,
+                lanes,
+                loose: JoinSet::new(),
+            },
             leases,
-            target: Target { tools, progress, parking, documents, lanes },
             holding: false,
+            rounds: 0,
             arranged: [false; RANGES],
             checkpointed: Instant::now(),
             refreshed: Instant::now(),
@@ -232,7 +246,7 @@ impl<P: Projection> Running<P> {
         Ok(self.leases.stop_for(hold, &self.target.progress.snapshot().standings()).await?)
     }
 
-    /// Reads what this copy has the leases of, and tells what the others have recorded.
+    /// Reads what this copy has the leases of, tells what the others have recorded, and looks after parked streams.
     async fn arrange(&mut self) -> Result<(), Trouble> {
         self.holding = false;
         let held = self.leases.held();
@@ -247,6 +261,10 @@ impl<P: Projection> Running<P> {
         progress.shared(held, &self.leases.recorded(), self.leases.owners());
         self.readers.arrange(held, progress.snapshot().standings().map(|standing| standing.applied));
         self.arranged = held;
+        self.rounds += 1;
+        if self.rounds.is_multiple_of(PARKED_EVERY) {
+            self.target.tend_parking().await?;
+        }
         Ok(())
     }
 
@@ -260,10 +278,5 @@ impl<P: Projection> Running<P> {
     /// Brings the checkpoints up to what is applied and leaves the slices to other copies.
     pub(super) async fn release(&mut self) -> Result<(), Trouble> {
         Ok(self.leases.release(&self.target.progress.snapshot().standings()).await?)
-    }
-
-    /// Applies a parked stream from its beginning; still parked where that fails again.
-    pub(super) async fn retry_parked(&mut self, stream_key: &str) -> Result<Option<ParkedStream>, Trouble> {
-        self.target.retry_parked(stream_key).await
     }
 }

@@ -14,7 +14,7 @@ use super::record::Rebuild;
 use super::session::Session;
 use crate::index::{Bulk, ItemOutcome};
 use crate::lanes::Lanes;
-use crate::parking::Parking;
+use crate::parking::{Fault, Parking};
 use crate::projection::Projection;
 use crate::projector::{Limits, fold_onto};
 use crate::subscription::WholeStream;
@@ -91,7 +91,7 @@ impl<P: Projection> Filling<P> {
         let mut document = None;
         let (_, outcome) = fold_onto::<P>(&mut document, &stream.events);
         if let Err((version, error)) = outcome {
-            self.park(&stream.key, version, &error.to_string()).await?;
+            self.park(&stream.key, Fault { version, position: 0, error: error.to_string() }).await?;
         }
         if let Some(document) = document {
             self.pages.sent(page);
@@ -128,7 +128,9 @@ impl<P: Projection> Filling<P> {
     async fn became(&mut self, sent: Sent<P>, outcome: ItemOutcome) -> Result<(), Stop> {
         match outcome {
             ItemOutcome::Applied | ItemOutcome::AlreadyApplied => self.backoff.reset(),
-            ItemOutcome::Unfit(error) => self.park(&sent.key, 1, &error.to_string()).await?,
+            ItemOutcome::Unfit(error) => {
+                self.park(&sent.key, Fault { version: 1, position: 0, error: error.to_string() }).await?;
+            }
             ItemOutcome::Closed(error) => return Err(Stop::Fail(error.to_string())),
             ItemOutcome::Later(_) => {
                 sleep(self.backoff.next()).await;
@@ -140,9 +142,8 @@ impl<P: Projection> Filling<P> {
         Ok(())
     }
 
-    async fn park(&mut self, key: &str, version: i64, error: &str) -> Result<(), Stop> {
-        tracing::warn!(projection = P::NAME, stream = key, version, error, "stream parked in the new index");
-        Ok(self.parking.park(key, version, error).await.map(drop)?)
+    async fn park(&mut self, key: &str, fault: Fault) -> Result<(), Stop> {
+        Ok(self.parking.park(key, &fault).await?)
     }
 }
 

@@ -109,7 +109,7 @@ impl<P: Projection> Followed<P> {
                     }
                 }
             }
-            Some(Err(FeedError::Unreadable(_))) => return Err(WatchError::Unreadable),
+            Some(Err(FeedError::Unreadable { .. })) => return Err(WatchError::Unreadable),
             missing => {
                 self.due = true;
                 if self.document.is_none() {

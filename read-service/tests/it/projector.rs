@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use elasticsearch::http::Method;
 use proto::v1::StreamCategory;
 use read_service::index::Index;
+use read_service::parking::Fault;
 use read_service::projection::{Customers, OrderDocument, Orders, Projection};
 use read_service::projector::{Limits, Projector, State, Step, Trouble};
 use serde_json::{Value, json};
@@ -165,8 +166,9 @@ async fn a_gap_in_the_store_itself_parks_the_stream() {
     assert_folded::<Orders>(&search, &history, &["b", "c"]).await;
     let (version, held) = search.document::<Orders>("a").await.unwrap();
     assert_eq!((version, held.lines.len()), (1, 0));
-    let parked = orders.retry_parked("a").await.unwrap().unwrap();
-    assert_eq!((parked.version, parked.error.as_str()), (3, "event 3 found where 2 is next"));
+    let parked = search.parking::<Orders>().await.list().await.unwrap().remove(0);
+    let fault = Fault { version: 3, position: 6, error: "event 3 found where 2 is next".into() };
+    assert_eq!((parked.stream_key.as_str(), parked.fault), ("a", fault));
 }
 
 #[tokio::test]
@@ -234,70 +236,6 @@ async fn a_crash_between_bulk_and_checkpoint_costs_nothing() {
     let mut orders = search.projector::<Orders>(&feed.feed);
     drive(&mut orders, history.head()).await;
     assert_folded::<Orders>(&search, &history, &["a", "b", "c"]).await;
-}
-
-#[tokio::test]
-async fn an_unknown_event_parks_its_stream_alone() {
-    let search = Search::start("unknown").await;
-    let mut history = History::default();
-    history
-        .order("a", created("a", "R-1"))
-        .order("b", created("b", "R-2"))
-        .unknown("a")
-        .order("a", added(1, 1, 100))
-        .order("b", added(1, 1, 100));
-    let feed = ScriptedFeed::start(&history).await;
-    let mut orders = search.projector::<Orders>(&feed.feed);
-    drive(&mut orders, history.head()).await;
-    assert_folded::<Orders>(&search, &history, &["b"]).await;
-    assert_eq!(search.document::<Orders>("a").await.unwrap().0, 1, "the events before it are applied");
-    assert_eq!(orders.progress().snapshot().parked_streams, 1);
-    until(&mut orders, Step::Idle).await;
-    drop(orders);
-
-    // Its later events wait, after a restart too; all others go on.
-    history.order("a", added(2, 1, 100)).order("b", submitted(100));
-    feed.publish(&history);
-    let mut orders = search.projector::<Orders>(&feed.feed);
-    drive(&mut orders, history.head()).await;
-    assert_folded::<Orders>(&search, &history, &["b"]).await;
-    assert_eq!(search.document::<Orders>("a").await.unwrap().0, 1);
-
-    let still = orders.retry_parked("a").await.unwrap().unwrap();
-    assert_eq!((still.version, still.attempts), (2, 2));
-    assert_eq!(still.error, "event 2 has no body that this release knows");
-
-    // A release that knows the event: the stream is read afresh and goes on.
-    history.events[2].body = Some(added(7, 1, 1));
-    history.events[3].body = Some(added(8, 1, 100));
-    history.events[5].body = Some(added(9, 1, 100));
-    feed.publish(&history);
-    assert_eq!(orders.retry_parked("a").await.unwrap(), None);
-    assert_eq!(orders.progress().snapshot().parked_streams, 0);
-    history.order("a", submitted(201));
-    feed.publish(&history);
-    drive(&mut orders, history.head()).await;
-    assert_folded::<Orders>(&search, &history, &["a", "b"]).await;
-}
-
-#[tokio::test]
-async fn a_document_that_does_not_fit_parks_its_stream_alone() {
-    let search = Search::start("unfit").await;
-    let mut history = History::default();
-    // A keyword holds at most 32,766 bytes.
-    history
-        .order("a", created("a", "R-1"))
-        .order("b", created("b", &"x".repeat(40_000)))
-        .order("b", added(1, 1, 100))
-        .order("c", created("c", "R-3"));
-    let feed = ScriptedFeed::start(&history).await;
-    let mut orders = search.projector::<Orders>(&feed.feed);
-    drive(&mut orders, history.head()).await;
-    assert_folded::<Orders>(&search, &history, &["a", "c"]).await;
-    assert_eq!(search.document::<Orders>("b").await, None);
-    let parked = orders.retry_parked("b").await.unwrap().unwrap();
-    assert_eq!((parked.version, parked.attempts), (1, 2));
-    assert_eq!(parked.error, "elasticsearch refused with 400 document_parsing_exception");
 }
 
 #[tokio::test]

@@ -13,10 +13,12 @@ use proto::v1::{
     CustomerRegistered, ItemAdded, Money, OrderCancelled, OrderConfirmed, OrderCreated, OrderSubmitted,
     RecordedEvent, StreamCategory,
 };
+use read_service::feeds::Feeds;
 use read_service::index::Index;
 use read_service::lease::{self, RANGES, Times};
+use read_service::parking::{self, Lot, Parking, Retried, RetryError};
 use read_service::projection::Projection;
-use read_service::projector::{Limits, Projector, Step};
+use read_service::projector::{Limits, Progress, Projector, Step};
 use read_service::subscription::Feed;
 use serde_json::Value;
 use shared::clock::Clock;
@@ -98,6 +100,21 @@ impl Search {
         }
     }
 
+    /// The parked streams of the first index of a projection, as a copy of the service that knows nothing.
+    pub async fn parking<P: Projection>(&self) -> Parking {
+        let target = self.name(&format!("{}-v1-1", P::NAME));
+        Parking::load::<P>(self.index.clone(), self.name("control"), target, Clock::system()).await.unwrap()
+    }
+
+    /// Retries a parked stream of the first index of a projection, as a copy of the service that projects nothing.
+    pub async fn retry<P: Projection>(&self, feed: &Feed, key: &str) -> Result<Retried, RetryError> {
+        let (index, alias) = (self.index.clone(), self.name(P::NAME));
+        let progress = Progress::new(P::NAME, index.clone(), alias, Clock::system());
+        let feeds = Feeds::new::<P>(index.clone(), &self.prefix, progress);
+        let target = self.name(&format!("{}-v1-1", P::NAME));
+        parking::retry::<P>(&Lot { index, feed: feed.clone(), feeds, target }, key).await
+    }
+
     /// The stored document in real time and its version in the index.
     pub async fn document<P: Projection>(&self, key: &str) -> Option<(i64, P::Document)> {
         let found = self.index.get::<P::Document>(&self.name(P::NAME), key).await.unwrap();
@@ -138,9 +155,15 @@ pub struct History {
 impl History {
     /// Adds the next event of a stream.
     pub fn add(&mut self, category: StreamCategory, key: &str, body: Option<Body>) -> &mut Self {
-        let position = i64::try_from(self.events.len()).unwrap() + 1;
         let of_stream = |event: &&RecordedEvent| event.category() == category && event.stream_key == key;
         let version = i64::try_from(self.events.iter().filter(of_stream).count()).unwrap() + 1;
+        self.push(category, key, version, body);
+        self
+    }
+
+    /// Adds the event of a stream with this version.
+    pub fn push(&mut self, category: StreamCategory, key: &str, version: i64, body: Option<Body>) {
+        let position = self.head() + 1;
         self.events.push(RecordedEvent {
             position,
             category: category.into(),
@@ -150,7 +173,6 @@ impl History {
             body,
             ..RecordedEvent::default()
         });
-        self
     }
 
     pub fn order(&mut self, key: &str, body: Body) -> &mut Self {

@@ -33,6 +33,8 @@ pub struct Script {
     pub times: usize,
     /// Events in a batch.
     pub batch: usize,
+    /// Positions of events that the feed cannot read: published without their bodies, refused where the stream is read.
+    pub unreadable: HashSet<i64>,
     /// Last position that subscriptions are given, wherever the feed ends.
     pub stops_at: i64,
     /// Nothing is answered.
@@ -57,6 +59,7 @@ impl ScriptedFeed {
             lost: HashSet::new(),
             times: 1,
             batch: 3,
+            unreadable: HashSet::new(),
             stops_at: i64::MAX,
             down: false,
             misread: Vec::new(),
@@ -109,6 +112,12 @@ fn head(script: &Script) -> i64 {
     script.events.last().map_or(0, |event| event.position)
 }
 
+/// The event as subscriptions and scans give it.
+fn published(script: &Script, event: RecordedEvent) -> RecordedEvent {
+    let body = event.body.filter(|_| !script.unreadable.contains(&event.position));
+    RecordedEvent { body, ..event }
+}
+
 /// The next message after a position; `None` where there is nothing to say.
 fn next(script: &Script, request: &SubscribeRequest, after: i64) -> Option<(i64, Message)> {
     let head = head(script);
@@ -121,7 +130,7 @@ fn next(script: &Script, request: &SubscribeRequest, after: i64) -> Option<(i64,
     };
     let place = |position| script.events.partition_point(|event| event.position <= position);
     let events = script.events[place(after)..place(through)].iter().filter(wanted);
-    let events = events.flat_map(|event| vec![event.clone(); script.times]).collect();
+    let events = events.flat_map(|event| vec![published(script, event.clone()); script.times]).collect();
     let batch = EventBatch { events, through_position: through, head_position: head };
     (through > after).then_some((through, Message::Batch(batch)))
 }
@@ -178,8 +187,8 @@ impl OrderFeedService for Room {
         }
         let resume_position = head(&self.script()?);
         let mut streams: BTreeMap<String, Vec<RecordedEvent>> = BTreeMap::new();
-        for event in script.events.into_iter().filter(|event| categories.contains(&event.category)) {
-            let event = RecordedEvent { position: 0, ..event };
+        for event in script.events.iter().filter(|event| categories.contains(&event.category)) {
+            let event = RecordedEvent { position: 0, ..published(&script, event.clone()) };
             streams.entry(event.stream_key.clone()).or_default().push(event);
         }
         let estimated_streams = i64::try_from(streams.len()).unwrap();
@@ -200,7 +209,12 @@ impl OrderFeedService for Room {
             let of_stream = event.category == category && event.stream_key == stream_key;
             of_stream && event.version >= from_version && (to_version == 0 || event.version <= to_version)
         };
-        let events = self.script()?.events.into_iter().filter(wanted).collect();
+        let Script { events, unreadable, .. } = self.script()?;
+        let events: Vec<_> = events.into_iter().filter(wanted).collect();
+        if let Some(event) = events.iter().find(|event| unreadable.contains(&event.position)) {
+            let text = format!("event {} cannot be read: its bytes are damaged", event.version);
+            return Err(Error::new(Reason::EventUnreadable, text).with("version", event.version).into());
+        }
         let answer = stream::iter([Ok(ReadStreamResponse { events })]);
         Ok(Response::new(answer.boxed()))
     }
