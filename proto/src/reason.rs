@@ -97,6 +97,8 @@ reasons! {
     RebuildNotFound = "REBUILD_NOT_FOUND", NotFound, Correct;
     /// Another rebuild of the projection is under way; its id is `rebuild_id`.
     RebuildRunning = "REBUILD_RUNNING", Aborted, ReadAgain;
+    /// The stream is not parked, or no longer.
+    StreamNotParked = "STREAM_NOT_PARKED", NotFound, Correct;
     /// There is no previous index to go back to: no rebuild has switched within the grace period.
     NoPreviousIndex = "NO_PREVIOUS_INDEX", FailedPrecondition, ChangeState;
     /// A switch to another index could not be done now; nothing has changed.

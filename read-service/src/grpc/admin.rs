@@ -5,13 +5,16 @@
 //!
 //! - `projections`: the state of each projection.
 //! - `rebuild`: rebuilds and the way back.
+//! - `parked`: streams that are set aside.
 
 mod projections;
 mod rebuild;
+mod parked;
 
 use std::pin::Pin;
 
 use futures_util::Stream;
+use proto::reason::Error;
 use proto::v1::projection_admin_service_server::{ProjectionAdminService, ProjectionAdminServiceServer};
 use proto::v1::{
     AuditProjectionRequest, AuditProjectionResponse, CancelRebuildRequest, CancelRebuildResponse,
@@ -25,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::Queries;
-use crate::rebuild::Wish;
+use crate::rebuild::{Desk, Wish};
+use parked::Parked;
 use projections::Projections;
 use rebuild::Rebuilds;
 
@@ -34,6 +38,7 @@ use rebuild::Rebuilds;
 pub struct Administration {
     projections: Projections,
     rebuilds: Rebuilds,
+    parked: Parked,
 }
 
 impl Administration {
@@ -41,11 +46,18 @@ impl Administration {
     #[must_use]
     pub fn new(queries: &Queries, draining: CancellationToken) -> ProjectionAdminServiceServer<Self> {
         let rebuilds = Rebuilds::new(queries.desks.clone(), draining);
-        ProjectionAdminServiceServer::new(Self { projections: Projections::new(queries), rebuilds })
+        let (projections, parked) = (Projections::new(queries), Parked::new(queries));
+        ProjectionAdminServiceServer::new(Self { projections, rebuilds, parked })
     }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The desk of a projection that a caller names.
+fn desk<'a>(desks: &'a [Desk], projection: &str) -> Result<&'a Desk, Error> {
+    let desk = desks.iter().find(|desk| desk.projection() == projection);
+    desk.ok_or_else(|| Error::invalid("projection", "must be \"orders\", \"customers\" or \"products\""))
+}
 
 fn later<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("not served yet"))
@@ -125,16 +137,17 @@ impl ProjectionAdminService for Administration {
 
     async fn list_parked_streams(
         &self,
-        _request: Request<ListParkedStreamsRequest>,
+        request: Request<ListParkedStreamsRequest>,
     ) -> Result<Response<ListParkedStreamsResponse>, Status> {
-        later()
+        Ok(Response::new(self.parked.list(request.into_inner()).await?))
     }
 
     async fn retry_parked_stream(
         &self,
-        _request: Request<RetryParkedStreamRequest>,
+        request: Request<RetryParkedStreamRequest>,
     ) -> Result<Response<RetryParkedStreamResponse>, Status> {
-        later()
+        let still_parked = self.parked.retry(request.into_inner()).await?;
+        Ok(Response::new(RetryParkedStreamResponse { still_parked }))
     }
 
     type AuditProjectionStream = Answers<AuditProjectionResponse>;

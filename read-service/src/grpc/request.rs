@@ -18,8 +18,8 @@ use crate::query::search::{self, Term};
 use crate::query::{Filter, Page, Sort, Start, WINDOW};
 
 /// Rows of a page unless asked for, and at most.
-const PAGE_SIZE: u32 = 50;
-const MAX_PAGE_SIZE: u32 = 500;
+pub(super) const PAGE_SIZE: u32 = 50;
+pub(super) const MAX_PAGE_SIZE: u32 = 500;
 /// Rows of a report unless asked for, and at most.
 const REPORT_ROWS: u32 = 20;
 const MAX_REPORT_ROWS: u32 = 1_000;
@@ -262,7 +262,11 @@ fn wanted(given: Option<v1::Consistency>, until: Instant, check: &mut Check) -> 
     Wanted { tokens, on_stale, until }
 }
 
-fn after(tokens: &PageTokens, bound: Bound<'_>, text: &str) -> Result<Option<Start>, Error> {
+/// Where the page begins whose token this is; `None` without one.
+///
+/// # Errors
+/// `PAGE_TOKEN_INVALID`.
+pub(super) fn after(tokens: &PageTokens, bound: Bound<'_>, text: &str) -> Result<Option<Start>, Error> {
     if text.is_empty() {
         return Ok(None);
     }

@@ -58,6 +58,11 @@ impl Desk {
         Self { subject }
     }
 
+    /// What its rebuilds work with.
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     /// Name of the projection.
     #[must_use]
     pub fn projection(&self) -> &'static str {

@@ -86,8 +86,7 @@ impl Rebuilds {
     }
 
     fn desk(&self, projection: &str) -> Result<&Desk, Error> {
-        let desk = self.desks.iter().find(|desk| desk.projection() == projection);
-        desk.ok_or_else(|| Error::invalid("projection", "must be \"orders\", \"customers\" or \"products\""))
+        super::desk(&self.desks, projection)
     }
 
     async fn record(&self, id: &str) -> Result<(&Desk, Rebuild), Error> {
