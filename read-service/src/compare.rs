@@ -209,7 +209,7 @@ impl<P: Projection> Comparison<P> {
         }
         match self.feed.read_stream(P::CATEGORY, key, 1, 1).await {
             Ok(events) => Ok(!events.is_empty()),
-            Err(FeedError::Unreadable(_)) => Ok(true),
+            Err(FeedError::Unreadable { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }
