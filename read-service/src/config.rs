@@ -64,6 +64,9 @@ pub struct RebuildConfig {
     /// Seconds for which the index before a rebuild is kept up to date, so that one can go back to it.
     #[arg(long, env = "REBUILD_GRACE_SECONDS", default_value = "1800")]
     pub rebuild_grace_seconds: u64,
+    /// Age in seconds from which an index of this service is dropped that no record names: what a rebuild left whose record is lost.
+    #[arg(long, env = "REBUILD_ORPHAN_SECONDS", default_value = "2700")]
+    pub rebuild_orphan_seconds: u64,
     /// Rebuild a projection by itself where its index was made with another mapping than this release has.
     #[arg(long, env = "REBUILD_ON_OTHER_MAPPING")]
     pub rebuild_on_other_mapping: bool,
@@ -75,8 +78,8 @@ impl RebuildConfig {
     pub fn rules(&self) -> Rules {
         Rules {
             grace: Duration::from_secs(self.rebuild_grace_seconds),
+            orphan_age: Duration::from_secs(self.rebuild_orphan_seconds),
             on_other_mapping: self.rebuild_on_other_mapping,
-            ..Rules::default()
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn run<P: Projection>(tools: Tools, draining: CancellationToken
             Some(Ok(indices)) => {
                 established = true;
                 backoff.reset();
-                arrange::<P>(&tools, &indices, &mut projectors, &draining).await;
+                arrange::<P>(&tools, &indices, &mut projectors, &draining).await?;
                 LOOK_EVERY
             }
             Some(Err(error)) => {
@@ -73,7 +73,15 @@ async fn arrange<P: Projection>(
     indices: &Indices,
     projectors: &mut HashMap<String, Running>,
     draining: &CancellationToken,
-) {
+) -> anyhow::Result<()> {
+    // None ends by itself but by a bug: the service ends with it, as with any other part.
+    let fallen =
+        projectors.iter().find(|(_, projector)| projector.task.is_finished()).map(|(name, _)| name.clone());
+    if let Some(projector) =
+        fallen.filter(|_| !draining.is_cancelled()).and_then(|name| projectors.remove(&name))
+    {
+        projector.fallen().await?;
+    }
     let gone: Vec<_> =
         projectors.keys().filter(|name| !indices.fed().any(|fed| fed == *name)).cloned().collect();
     for name in gone {
@@ -92,6 +100,7 @@ async fn arrange<P: Projection>(
             projectors.insert(name.to_owned(), Running { end, task });
         }
     }
+    Ok(())
 }
 
 /// A projector at work.
@@ -108,6 +117,11 @@ impl Running {
         if timeout(3 * LOOK_EVERY, &mut self.task).await.is_err() {
             self.task.abort();
         }
+    }
+
+    /// What it fell by.
+    async fn fallen(mut self) -> anyhow::Result<()> {
+        (&mut self.task).await?
     }
 }
 

@@ -53,6 +53,9 @@ pub struct Indices {
     /// Indices that are no longer fed and are to be dropped.
     #[serde(default)]
     pub dropping: Vec<String>,
+    /// Number in the name that was given last. None is given twice: what remembers a dropped index knows none that follows.
+    #[serde(default)]
+    pub numbered: u64,
 }
 
 /// The index that answered before.

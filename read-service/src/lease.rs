@@ -441,6 +441,14 @@ impl Leases {
     }
 }
 
+/// Removes the records of an index that is gone.
+///
+/// # Errors
+/// Where Elasticsearch fails.
+pub async fn forget(index: &Index, control: &str, name: &str) -> Result<(), IndexError> {
+    index.remove_all(control, &record::ids(name)).await
+}
+
 impl Place {
     /// How far each range is, and of which store; `None` where not all of them have a record of this index.
     ///

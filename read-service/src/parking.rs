@@ -118,6 +118,23 @@ pub async fn page(
     Ok(hits.into_iter().filter_map(|hit| hit.source).collect())
 }
 
+/// Forgets the parked streams of an index that is gone.
+///
+/// # Errors
+/// Where Elasticsearch fails.
+pub async fn forget(index: &Index, control: &str, target: &str) -> Result<(), IndexError> {
+    loop {
+        index.refresh(control).await?;
+        let body = json!({ "size": PAGE, "query": of_indices(&[target]), "_source": false });
+        let page = index.search::<Value>(control, &body).await?.hits;
+        if page.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = page.into_iter().map(|hit| hit.id).collect();
+        index.remove_all(control, &ids).await?;
+    }
+}
+
 /// Finds the records of some indices.
 fn of_indices(targets: &[&str]) -> Value {
     json!({ "bool": { "filter": [{ "term": { "kind": "parked" } }, { "terms": { "index": targets } }] } })

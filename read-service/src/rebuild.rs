@@ -69,7 +69,7 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { grace: Duration::from_mins(30), orphan_age: Duration::from_hours(1), on_other_mapping: false }
+        Self { grace: Duration::from_mins(30), orphan_age: Duration::from_mins(45), on_other_mapping: false }
     }
 }
 

@@ -223,8 +223,10 @@ async fn a_rebuild_is_paused_slowed_cancelled_and_done_for_show() {
     assert_eq!(rebuild(&admin, &id).await.streams_done, paused.streams_done);
     let resume = ResumeRebuildRequest { rebuild_id: id.clone() };
     admin.clone().resume_rebuild(resume).await.unwrap();
-    let scanning = until(&admin, &id, |rebuild| rebuild.streams_done > paused.streams_done).await;
-    assert!(scanning.streams_per_second < 20.0, "{scanning:?}");
+    // All of them come in one message of the feed; the limit holds for each, and what is done shows.
+    let goes_on = |rebuild: &Rebuild| (paused.streams_done + 1..50).contains(&rebuild.streams_done);
+    let scanning = until(&admin, &id, goes_on).await;
+    assert!(scanning.streams_per_second < 10.0, "{scanning:?}");
     let cancel = CancelRebuildRequest { rebuild_id: id.clone() };
     admin.clone().cancel_rebuild(cancel).await.unwrap();
     assert_eq!(ended(&admin, &id).await.state(), State::Cancelled);

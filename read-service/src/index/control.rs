@@ -77,7 +77,7 @@ struct AllWritten {
 
 #[derive(Deserialize)]
 enum Item {
-    #[serde(rename = "create", alias = "index")]
+    #[serde(rename = "create", alias = "index", alias = "delete")]
     Put(Outcome),
 }
 
@@ -247,6 +247,25 @@ impl Index {
         let path = format!("/{index}/_doc/{}?{}", segment(id), condition(seen));
         self.call(Method::Delete, &path, None, WRITE_LIMIT).await?;
         Ok(())
+    }
+
+    /// Removes records, as far as they are there, whatever they hold.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails; some may be removed then.
+    pub async fn remove_all(&self, index: &str, ids: &[String]) -> Result<(), IndexError> {
+        let line = |id: &String| format!("{}\n", json!({ "delete": { "_id": id } }));
+        let body: String = ids.iter().map(line).collect();
+        let path = format!("/{index}/_bulk?filter_path=items.*.status,items.*.error.type");
+        let done: AllWritten =
+            serde_json::from_slice(&self.call(Method::Post, &path, Some(body.into()), WRITE_LIMIT).await?)?;
+        let failed = done.items.into_iter().find(|Item::Put(outcome)| !matches!(outcome.status, 200 | 404));
+        match failed {
+            Some(Item::Put(Outcome { status, error, .. })) => {
+                Err(IndexError::Refused { status, kind: error.map(|error| error.kind).unwrap_or_default() })
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -182,7 +182,7 @@ impl Desk {
         let previous = indices.previous.ok_or(DeskError::NoPrevious)?.index;
         let subject = self.subject.clone();
         // A caller who leaves does not leave a switch half done.
-        let switched = tokio::spawn(async move { switch(&subject, &previous).await }).await;
+        let switched = tokio::spawn(async move { switch(&subject, &previous, None).await }).await;
         match switched {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(Stop::Wait(error) | Stop::Fail(error))) => Err(DeskError::NotNow(error)),

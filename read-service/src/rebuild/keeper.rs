@@ -4,17 +4,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::desk::Desk;
+use super::desk::{Desk, DeskError};
 use super::session::{Session, Watch};
 use super::switch::{discard, settle};
 use super::work::{clear, drive};
 use super::{Rules, Stop, Subject, record};
 use crate::feeds::{Hold, Indices};
 use crate::projection::Projection;
-use crate::projector::Tools;
+use crate::projector::{Limits, Tools};
 
 /// How often indices are looked for that nobody names.
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
@@ -40,6 +41,8 @@ pub(crate) async fn run<P: Projection>(
         swept: None,
         asked: false,
     };
+    let mut work: Option<JoinHandle<()>> = None;
+    let mut trouble = None;
     let mut tick = interval(tools.limits.leases.look);
     while draining.run_until_cancelled(tick.tick()).await.is_some() {
         let indices = keeper.subject.feeds.subscribe().borrow().clone();
@@ -47,18 +50,38 @@ pub(crate) async fn run<P: Projection>(
         if indices.live.is_empty() {
             continue;
         }
-        if let Some(Err(stop)) = draining.run_until_cancelled(keeper.drop_unfed(&indices)).await {
-            tracing::debug!(projection = P::NAME, ?stop, "not dropped yet");
+        if let Some(ended) = work.take_if(|work| work.is_finished()) {
+            ended.await?;
         }
-        let kept = match &indices.rebuild {
-            Some(id) => Box::pin(keeper.pick_up::<P>(&tools, id, &draining)).await,
-            None => draining.run_until_cancelled(keeper.keep(&indices)).await.unwrap_or(Ok(())),
-        };
-        if let Err(stop) = kept {
-            tracing::debug!(projection = P::NAME, ?stop, "tried again");
+        let kept = draining.run_until_cancelled(async {
+            if let (None, Some(id)) = (&work, &indices.rebuild)
+                && let Some(session) = keeper.pick_up(id).await?
+            {
+                work = Some(tokio::spawn(drive_until::<P>(session, tools.limits.clone(), draining.clone())));
+            }
+            keeper.keep(&indices).await
+        });
+        let failed = kept.await.and_then(Result::err);
+        if let Some(stop) = failed.as_ref().filter(|_| failed != trouble) {
+            tracing::warn!(
+                projection = P::NAME,
+                ?stop,
+                "indices and rebuilds are not looked after, tried again"
+            );
         }
+        trouble = failed;
+    }
+    if let Some(work) = work {
+        work.await?;
     }
     Ok(())
+}
+
+/// Works on a rebuild until it has ended or the service drains: then other copies are to go on at once.
+async fn drive_until<P: Projection>(session: Session, limits: Limits, draining: CancellationToken) {
+    if draining.run_until_cancelled(drive::<P>(&session, &limits)).await.is_none() {
+        session.release().await;
+    }
 }
 
 struct Keeper {
@@ -74,6 +97,7 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// What is due whether or not a rebuild is under way.
     async fn keep(&mut self, indices: &Indices) -> Result<(), Stop> {
         if let Some(hold) = &indices.hold {
             match &self.hold {
@@ -86,6 +110,8 @@ impl Keeper {
             }
             return Ok(());
         }
+        // An index that cannot be dropped holds up nothing else.
+        let dropped = self.drop_unfed(indices).await;
         self.end_grace(indices).await?;
         if self.subject.rules.on_other_mapping && !self.asked {
             self.rebuild_other_mapping(indices).await?;
@@ -94,16 +120,11 @@ impl Keeper {
             self.sweep().await?;
             self.swept = Some(Instant::now());
         }
-        Ok(())
+        dropped
     }
 
-    /// Works on the rebuild until it has ended, where nobody else does.
-    async fn pick_up<P: Projection>(
-        &mut self,
-        tools: &Tools,
-        id: &str,
-        draining: &CancellationToken,
-    ) -> Result<(), Stop> {
+    /// Takes the rebuild, where it has not ended and nobody else works on it.
+    async fn pick_up(&mut self, id: &str) -> Result<Option<Session>, Stop> {
         let Subject { index, feeds, .. } = &self.subject;
         let Some(seen) = record::find(index, feeds.control(), id).await? else {
             // Its start was never acknowledged.
@@ -112,20 +133,24 @@ impl Keeper {
                 ours.then(|| Indices { rebuild: None, target: None, ..indices.clone() })
             };
             feeds.change(over).await?;
-            return Ok(());
+            return Ok(None);
         };
         if seen.value.stage.is_ended() {
-            return clear(&self.subject, &seen.value).await;
+            clear(&self.subject, &seen.value).await?;
+            return Ok(None);
         }
         if !self.watch.is_free(&self.subject, &seen.value) {
-            return Ok(());
+            return Ok(None);
         }
-        let session = Session::take(&self.subject, seen).await?;
-        tracing::info!(rebuild.id = id, projection = P::NAME, "works on a rebuild");
-        if draining.run_until_cancelled(Box::pin(drive::<P>(&session, &tools.limits))).await.is_none() {
-            session.release().await;
+        match Session::take(&self.subject, seen).await {
+            Ok(session) => {
+                tracing::info!(rebuild.id = id, projection = self.subject.projection, "works on a rebuild");
+                Ok(Some(session))
+            }
+            // Another copy was quicker, or a caller had a wish.
+            Err(Stop::Lost) => Ok(None),
+            Err(stop) => Err(stop),
         }
-        Ok(())
     }
 
     /// Drops the previous index once its time is over.
@@ -161,7 +186,6 @@ impl Keeper {
 
     async fn rebuild_other_mapping(&mut self, indices: &Indices) -> Result<(), Stop> {
         let live = self.subject.place(&indices.live).await?.live;
-        self.asked = true;
         if !live.has(self.subject.mapping) {
             tracing::info!(
                 projection = self.subject.projection,
@@ -171,10 +195,13 @@ impl Keeper {
             // Once for this index and mapping, however many copies see it.
             let request =
                 format!("mapping:{}:{}", live.uuid, crate::index::mapping_hash(self.subject.mapping));
-            if let Err(error) = Desk::new(self.subject.clone()).start(&request, false, 0).await {
-                tracing::warn!(projection = self.subject.projection, %error, "rebuild not started");
+            match Desk::new(self.subject.clone()).start(&request, false, 0).await {
+                // One that somebody else wanted is as good.
+                Ok(_) | Err(DeskError::Running(_)) => {}
+                Err(error) => return Err(Stop::Wait(format!("rebuild not started: {error}"))),
             }
         }
+        self.asked = true;
         Ok(())
     }
 
@@ -186,11 +213,14 @@ impl Keeper {
             clock.now_nanos() / 1_000_000 - i64::try_from(rules.orphan_age.as_millis()).unwrap_or(i64::MAX);
         // Read after the list: an index that is made later is not in it.
         let indices = feeds.look().await?;
-        if indices.rebuild.is_some() || indices.hold.is_some() {
-            return Ok(());
-        }
+        let rebuild = match &indices.rebuild {
+            Some(id) => record::find(index, feeds.control(), id).await?,
+            None => None,
+        };
+        let target = rebuild.map(|rebuild| rebuild.value.target_index);
+        let named = |name: &str| indices.fed().chain(target.as_deref()).any(|named| named == name);
         let old = all.into_iter().filter(|index| index.created_ms < before);
-        for orphan in old.filter(|index| !indices.fed().any(|fed| fed == index.name)) {
+        for orphan in old.filter(|index| !named(&index.name)) {
             tracing::warn!(projection = self.subject.projection, index = orphan.name, "nobody's index");
             discard(&self.subject, &orphan.name).await?;
         }

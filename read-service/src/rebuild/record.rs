@@ -55,6 +55,8 @@ pub struct Rebuild {
     pub resume_position: i64,
     /// Every stream up to here is stored in the target.
     pub cursor: String,
+    /// So many streams behind the cursor are stored, too.
+    pub beyond: i64,
     pub streams_done: i64,
     pub streams_total: i64,
     pub parked_streams: i64,

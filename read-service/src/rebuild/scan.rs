@@ -6,8 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use shared::backoff::Backoff;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::Stop;
 use super::record::Rebuild;
@@ -21,17 +20,16 @@ use crate::subscription::WholeStream;
 
 /// How often the cursor is stored.
 const STORE_EVERY: Duration = Duration::from_secs(1);
-/// Waits before documents are sent again that the lanes gave back.
-const RETRY_BASE: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How much a throttled scan may do at once: more often it does not wait.
+const BURST: Duration = Duration::from_millis(100);
 /// Share of the whole that the scan is.
 const SCAN_PERCENT: f64 = 80.0;
 
 /// A document on its way.
 struct Sent<P: Projection> {
     key: String,
-    /// Number of its page.
-    page: usize,
+    /// Number of its part.
+    part: usize,
     document: P::Document,
 }
 
@@ -45,67 +43,85 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
     let mut filling = Filling::<P> {
         lanes: Lanes::new(index.clone(), target.clone(), P::NAME, limits.bulks),
         parking: Parking::load::<P>(index, control, target, clock).await?,
-        pages: Pages::default(),
-        backoff: Backoff::new(RETRY_BASE, RETRY_MAX),
+        parts: Parts::default(),
+        meter: Meter::new(&rebuild),
+        stored: Instant::now(),
     };
-    let speed = Pace { begun: Instant::now(), limit: rebuild.max_streams_per_second };
-    let mut meter = Meter::new(&rebuild);
-    let (mut stored, mut read) = (Instant::now(), 0_u64);
-    while let Some(part) = scan.next().await? {
-        let page = filling.pages.begin();
-        read += u64::try_from(part.streams.len()).unwrap_or(0);
-        let streams = i64::try_from(part.streams.len()).unwrap_or(0);
-        for stream in part.streams {
-            filling.fold(stream, page).await?;
+    let mut pace = Pace::new(rebuild.max_streams_per_second);
+    let mut skip = rebuild.beyond;
+    while let Some(page) = scan.next().await? {
+        filling.meter.expect(page.estimated_streams);
+        for stream in page.streams {
+            // Streams that came since lie among these or behind them and are brought by their events, too.
+            if skip > 0 {
+                skip -= 1;
+                continue;
+            }
+            if let Some(until) = pace.wait(Instant::now()) {
+                // What a throttled scan has done shows while it waits.
+                filling.parts.end(String::new());
+                filling.drain().await?;
+                filling.store(session).await?;
+                sleep_until(until).await;
+            }
+            filling.fold(stream).await?;
         }
-        filling.pages.end(page, streams, part.cursor);
+        filling.parts.end(page.cursor);
         filling.settle().await?;
-        speed.keep(read).await;
-        meter.expect(part.estimated_streams);
-        for (streams, cursor) in filling.pages.arrived() {
-            meter.add(streams, cursor);
-            shared::crash::point("rebuild.chunk");
-        }
-        if stored.elapsed() >= STORE_EVERY {
-            session.save(|rebuild| meter.tell(rebuild, filling.parking.len())).await?;
-            stored = Instant::now();
-        }
+        filling.store(session).await?;
     }
     filling.drain().await?;
-    filling.pages.arrived().into_iter().for_each(|(streams, cursor)| meter.add(streams, cursor));
-    meter.end();
-    session.save(|rebuild| meter.tell(rebuild, filling.parking.len())).await.map(drop)
+    filling.stand();
+    filling.meter.end();
+    session.save(|rebuild| filling.meter.tell(rebuild, filling.parking.len())).await.map(drop)
 }
 
 /// The new index while it is filled.
 struct Filling<P: Projection> {
     lanes: Lanes<Sent<P>>,
     parking: Parking,
-    pages: Pages,
-    backoff: Backoff,
+    parts: Parts,
+    meter: Meter,
+    /// When the record was last stored.
+    stored: Instant,
 }
 
 impl<P: Projection> Filling<P> {
     /// Sends the document of a stream; what can be folded of a stream that cannot be folded whole is stored, as a projector would.
-    async fn fold(&mut self, stream: WholeStream, page: usize) -> Result<(), Stop> {
+    async fn fold(&mut self, stream: WholeStream) -> Result<(), Stop> {
+        let part = self.parts.stream();
         let mut document = None;
         let (_, outcome) = fold_onto::<P>(&mut document, &stream.events);
         if let Err((version, error)) = outcome {
             self.park(&stream.key, Fault { version, position: 0, error: error.to_string() }).await?;
         }
         if let Some(document) = document {
-            self.pages.sent(page);
-            self.put(Sent { key: stream.key, page, document }).await;
+            self.parts.sent(part);
+            let write = |sent: &Sent<P>, bulk: &mut Bulk| {
+                let document = &sent.document;
+                bulk.index(&sent.key, P::version(document), document, &P::search(document));
+            };
+            self.lanes.put(Sent { key: stream.key, part, document }, write).await;
         }
         Ok(())
     }
 
-    async fn put(&mut self, sent: Sent<P>) {
-        let write = |sent: &Sent<P>, bulk: &mut Bulk| {
-            let document = &sent.document;
-            bulk.index(&sent.key, P::version(document), document, &P::search(document));
-        };
-        self.lanes.put(sent, write).await;
+    /// Counts what has arrived.
+    fn stand(&mut self) {
+        for (streams, cursor) in self.parts.arrived() {
+            self.meter.add(streams, cursor);
+            shared::crash::point("rebuild.chunk");
+        }
+    }
+
+    /// Stores how far it is, where that is due; hears what callers wish.
+    async fn store(&mut self, session: &Session) -> Result<(), Stop> {
+        self.stand();
+        if self.stored.elapsed() >= STORE_EVERY {
+            session.save(|rebuild| self.meter.tell(rebuild, self.parking.len())).await?;
+            self.stored = Instant::now();
+        }
+        Ok(())
     }
 
     /// Takes the outcomes that are there.
@@ -124,21 +140,18 @@ impl<P: Projection> Filling<P> {
         Ok(())
     }
 
-    /// What became of a document: one that does not fit is parked, one that was refused for now is sent again.
+    /// What became of a document: one that does not fit is parked.
     async fn became(&mut self, sent: Sent<P>, outcome: ItemOutcome) -> Result<(), Stop> {
         match outcome {
-            ItemOutcome::Applied | ItemOutcome::AlreadyApplied => self.backoff.reset(),
+            ItemOutcome::Applied | ItemOutcome::AlreadyApplied => {}
             ItemOutcome::Unfit(error) => {
                 self.park(&sent.key, Fault { version: 1, position: 0, error: error.to_string() }).await?;
             }
             ItemOutcome::Closed(error) => return Err(Stop::Fail(error.to_string())),
-            ItemOutcome::Later(_) => {
-                sleep(self.backoff.next()).await;
-                self.put(sent).await;
-                return Ok(());
-            }
+            // The lanes have tried for a while: from the stored cursor, once it may succeed.
+            ItemOutcome::Later(error) => return Err(error.into()),
         }
-        self.pages.has_arrived(sent.page);
+        self.parts.has_arrived(sent.part);
         Ok(())
     }
 
@@ -147,62 +160,83 @@ impl<P: Projection> Filling<P> {
     }
 }
 
-/// Pages of the scan whose documents are on their way.
-#[derive(Default)]
-struct Pages {
+/// Parts of the scan whose documents are on their way: pages, or less where it is throttled.
+struct Parts {
     /// Number of the first in `open`.
     first: usize,
-    open: VecDeque<Page>,
+    /// The last is not sent whole.
+    open: VecDeque<Part>,
 }
 
 #[derive(Default)]
-struct Page {
+struct Part {
+    streams: i64,
     /// Documents that have not arrived.
     left: usize,
-    /// Set once all of the page is sent.
-    end: Option<(i64, String)>,
+    /// From where a scan goes on behind it; empty in the middle of a page.
+    cursor: String,
 }
 
-impl Pages {
-    /// The number of a new page.
-    fn begin(&mut self) -> usize {
-        self.open.push_back(Page::default());
+impl Default for Parts {
+    fn default() -> Self {
+        Self { first: 0, open: VecDeque::from([Part::default()]) }
+    }
+}
+
+impl Parts {
+    /// Takes a stream into the last part; gives its number.
+    fn stream(&mut self) -> usize {
+        if let Some(last) = self.open.back_mut() {
+            last.streams += 1;
+        }
         self.first + self.open.len() - 1
     }
 
-    fn sent(&mut self, page: usize) {
-        self.open[page - self.first].left += 1;
+    fn sent(&mut self, part: usize) {
+        self.open[part - self.first].left += 1;
     }
 
-    fn has_arrived(&mut self, page: usize) {
-        self.open[page - self.first].left -= 1;
+    fn has_arrived(&mut self, part: usize) {
+        self.open[part - self.first].left -= 1;
     }
 
-    fn end(&mut self, page: usize, streams: i64, cursor: String) {
-        self.open[page - self.first].end = Some((streams, cursor));
+    /// All of the last part is sent.
+    fn end(&mut self, cursor: String) {
+        if let Some(last) = self.open.back_mut() {
+            last.cursor = cursor;
+        }
+        self.open.push_back(Part::default());
     }
 
-    /// Streams and cursors of the pages that have arrived whole, as all before them.
+    /// Streams and cursors of the parts that have arrived whole, as all before them.
     fn arrived(&mut self) -> Vec<(i64, String)> {
-        let whole = self.open.iter().take_while(|page| page.left == 0 && page.end.is_some()).count();
+        let sent = self.open.len() - 1;
+        let whole = self.open.iter().take(sent).take_while(|part| part.left == 0).count();
         self.first += whole;
-        self.open.drain(..whole).filter_map(|page| page.end).collect()
+        self.open.drain(..whole).map(|part| (part.streams, part.cursor)).collect()
     }
 }
 
-/// Keeps to the limit of streams a second.
-#[derive(Clone, Copy)]
+/// Keeps to the limit of streams a second. What was not used is lost: after an interruption it is no faster.
 struct Pace {
-    begun: Instant,
-    limit: i32,
+    /// Time for a stream; `None` without a limit.
+    each: Option<Duration>,
+    /// When all streams so far have had their time.
+    due: Instant,
 }
 
 impl Pace {
-    async fn keep(&self, done: u64) {
-        if let Some(limit) = u32::try_from(self.limit).ok().filter(|limit| *limit > 0) {
-            let micros = done.saturating_mul(1_000_000) / u64::from(limit);
-            sleep_until(self.begun + Duration::from_micros(micros)).await;
-        }
+    fn new(limit: i32) -> Self {
+        let limit = u32::try_from(limit).ok().filter(|limit| *limit > 0);
+        Self { each: limit.map(|limit| Duration::from_secs(1) / limit), due: Instant::now() }
+    }
+
+    /// Takes a stream; gives until when it has to wait, if at all.
+    fn wait(&mut self, now: Instant) -> Option<Instant> {
+        let each = self.each?;
+        let due = self.due.max(now);
+        self.due = due + each;
+        Some(due).filter(|due| *due > now + BURST)
     }
 }
 
@@ -213,12 +247,15 @@ struct Meter {
     done: i64,
     total: i64,
     cursor: String,
+    /// Of `done`, those behind the cursor.
+    beyond: i64,
 }
 
 impl Meter {
     fn new(rebuild: &Rebuild) -> Self {
-        let Rebuild { streams_done: done, streams_total: total, cursor, .. } = rebuild;
-        Self { begun: Instant::now(), before: *done, done: *done, total: *total, cursor: cursor.clone() }
+        let Rebuild { streams_done: done, streams_total: total, cursor, beyond, .. } = rebuild;
+        let (before, done, total, beyond) = (*done, *done, *total, *beyond);
+        Self { begun: Instant::now(), before, done, total, cursor: cursor.clone(), beyond }
     }
 
     /// A resumed scan tells how many streams there are in all, too.
@@ -229,8 +266,10 @@ impl Meter {
     fn add(&mut self, streams: i64, cursor: String) {
         self.done += streams;
         self.total = self.total.max(self.done);
-        if !cursor.is_empty() {
-            self.cursor = cursor;
+        if cursor.is_empty() {
+            self.beyond += streams;
+        } else {
+            (self.cursor, self.beyond) = (cursor, 0);
         }
     }
 
@@ -244,6 +283,7 @@ impl Meter {
         let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
         let rate = (self.done - self.before) as f64 / seconds;
         rebuild.cursor.clone_from(&self.cursor);
+        rebuild.beyond = self.beyond;
         rebuild.streams_done = self.done;
         rebuild.streams_total = self.total;
         rebuild.parked_streams = i64::try_from(parked).unwrap_or(i64::MAX);
@@ -263,23 +303,55 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_waits_for_all_pages_before_it() {
-        let mut pages = Pages::default();
-        let one = pages.begin();
-        pages.sent(one);
-        pages.sent(one);
-        pages.end(one, 2, "b".to_owned());
-        let two = pages.begin();
-        pages.sent(two);
-        pages.end(two, 1, "c".to_owned());
-        pages.has_arrived(two);
-        pages.has_arrived(one);
-        assert_eq!(pages.arrived(), []);
-        pages.has_arrived(one);
-        assert_eq!(pages.arrived(), [(2, "b".to_owned()), (1, "c".to_owned())]);
-        let three = pages.begin();
-        assert_eq!(pages.arrived(), [], "it is not sent whole");
-        pages.end(three, 0, String::new());
-        assert_eq!(pages.arrived(), [(0, String::new())]);
+    fn a_cursor_waits_for_all_parts_before_it() {
+        let mut parts = Parts::default();
+        for _ in 0..2 {
+            let one = parts.stream();
+            parts.sent(one);
+        }
+        parts.end("b".to_owned());
+        let two = parts.stream();
+        parts.sent(two);
+        parts.end("c".to_owned());
+        parts.has_arrived(two);
+        parts.has_arrived(0);
+        assert_eq!(parts.arrived(), []);
+        parts.has_arrived(0);
+        assert_eq!(parts.arrived(), [(2, "b".to_owned()), (1, "c".to_owned())]);
+        parts.stream();
+        assert_eq!(parts.arrived(), [], "it is not sent whole");
+        parts.end(String::new());
+        assert_eq!(parts.arrived(), [(1, String::new())]);
+    }
+
+    #[test]
+    fn what_is_behind_the_cursor_is_known() {
+        let mut rebuild =
+            Rebuild { streams_done: 12, beyond: 2, cursor: "a".to_owned(), ..Rebuild::default() };
+        let mut meter = Meter::new(&rebuild);
+        meter.add(3, String::new());
+        meter.tell(&mut rebuild, 0);
+        assert_eq!((rebuild.streams_done, rebuild.beyond, rebuild.cursor.as_str()), (15, 5, "a"));
+        meter.add(1, "b".to_owned());
+        meter.tell(&mut rebuild, 0);
+        assert_eq!((rebuild.streams_done, rebuild.beyond, rebuild.cursor.as_str()), (16, 0, "b"));
+    }
+
+    #[test]
+    fn a_limit_is_kept_from_the_first_stream_on_and_after_a_rest() {
+        let mut pace = Pace::new(50);
+        let mut now = Instant::now();
+        for _ in 0..3 {
+            let end = now + Duration::from_secs(1);
+            let mut streams = 0;
+            while now < end {
+                now = pace.wait(now).unwrap_or(now);
+                streams += 1;
+            }
+            assert!((50..=56).contains(&streams), "{streams}");
+            now += Duration::from_secs(30);
+        }
+        let mut free = Pace::new(0);
+        assert!((0..1_000).all(|_| free.wait(now).is_none()));
     }
 }

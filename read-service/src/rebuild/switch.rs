@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Stop, Subject};
 use crate::feeds::{Hold, Indices, Previous};
 use crate::lease::{self, Place, RANGES, Sign};
+use crate::parking;
 use crate::subscription::Item;
 
 /// Longest time that the live index stands still for a switch; then it goes on, and the switch is tried again.
@@ -18,8 +19,9 @@ const HOLD_LIMIT: Duration = Duration::from_secs(15);
 /// How often the leases are looked at meanwhile.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Makes `to` the live index. The one before stays fed for the grace period.
-pub(super) async fn switch(subject: &Subject, to: &str) -> Result<Indices, Stop> {
+/// Makes `to` the live index, at the end of this rebuild or, without one, as the way back. The one before stays fed for the grace
+/// period.
+pub(super) async fn switch(subject: &Subject, to: &str, rebuild: Option<&str>) -> Result<Indices, Stop> {
     let token = format!("{:016x}", rand::random::<u64>());
     let hold = Hold { token: token.clone(), to: to.to_owned(), floor: None };
     subject.index.mark(to, &marker(subject, &token)).await?;
@@ -27,12 +29,12 @@ pub(super) async fn switch(subject: &Subject, to: &str) -> Result<Indices, Stop>
         .feeds
         .change(|indices| {
             let next = Indices { hold: Some(hold.clone()), ..indices.clone() };
-            (indices.hold.is_none() && indices.live != to).then_some(next)
+            may_begin(indices, to, rebuild).then_some(next)
         })
         .await?;
     if before.hold.as_ref() != Some(&hold) {
         subject.index.unmark(to, &marker(subject, &token)).await?;
-        let error = "another switch is under way".to_owned();
+        let error = "another switch or a rebuild is under way".to_owned();
         return if before.live == to { Ok(before) } else { Err(Stop::Wait(error)) };
     }
     tracing::info!(projection = subject.projection, from = before.live, to, "switch begins");
@@ -47,6 +49,13 @@ pub(super) async fn switch(subject: &Subject, to: &str) -> Result<Indices, Stop>
             _ => Err(stop),
         },
     }
+}
+
+/// Whether a switch to this index may begin. A copy that slept since may be about to do what is no longer wanted: its rebuild has
+/// ended then, or the index is no longer fed.
+fn may_begin(indices: &Indices, to: &str, rebuild: Option<&str>) -> bool {
+    let other = indices.live != to && indices.fed().any(|fed| fed == to);
+    other && indices.hold.is_none() && indices.rebuild.as_deref() == rebuild
 }
 
 async fn move_over(subject: &Subject, from: &str, hold: &Hold) -> Result<Indices, Stop> {
@@ -134,6 +143,9 @@ pub(super) async fn discard(subject: &Subject, name: &str) -> Result<(), Stop> {
     }
     shared::crash::point("rebuild.dropping");
     subject.index.drop_index(name).await?;
+    // Names are not given again: nothing would ever ask for these.
+    parking::forget(&subject.index, subject.feeds.control(), name).await?;
+    lease::forget(&subject.index, subject.feeds.control(), name).await?;
     tracing::info!(projection = subject.projection, index = name, "index dropped");
     Ok(())
 }
@@ -208,4 +220,34 @@ async fn last_events(subject: &Subject, after: i64, until: i64) -> Result<Vec<i6
 
 fn marker(subject: &Subject, token: &str) -> String {
     format!("{}-switch-{token}", subject.feeds.alias())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_that_nobody_waits_for_does_not_begin() {
+        let name = |number: u8| format!("orders-v1-{number}");
+        let rebuilt = Indices {
+            live: name(1),
+            target: Some(name(2)),
+            rebuild: Some("mine".to_owned()),
+            ..Indices::default()
+        };
+        assert!(may_begin(&rebuilt, &name(2), Some("mine")));
+        assert!(!may_begin(&rebuilt, &name(2), Some("former")), "another copy has ended it");
+        assert!(!may_begin(&rebuilt, &name(2), None), "no way back while a rebuild is under way");
+        assert!(!may_begin(&rebuilt, &name(1), Some("mine")), "it is live");
+        let hold = Hold { token: "t".to_owned(), to: name(2), floor: None };
+        let held = Indices { hold: Some(hold), ..rebuilt.clone() };
+        assert!(!may_begin(&held, &name(2), Some("mine")), "another switch is under way");
+
+        // Switched, ended, and gone back by an operator.
+        let previous = Some(Previous { index: name(2), until: 0 });
+        let back = Indices { live: name(1), previous, ..Indices::default() };
+        assert!(!may_begin(&back, &name(2), Some("mine")));
+        assert!(may_begin(&back, &name(2), None));
+        assert!(!may_begin(&back.without(&name(2)), &name(2), None), "it is about to be dropped");
+    }
 }

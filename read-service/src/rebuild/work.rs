@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::backoff::Backoff;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::record::{Rebuild, Stage};
 use super::session::Session;
@@ -19,6 +19,10 @@ const RETRY_BASE: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often is looked whether the copies have brought the new index up to date, and whether a pause has ended.
 const POLL: Duration = Duration::from_millis(200);
+/// Pause after a switch that was not done in time.
+const SWITCH_AGAIN: Duration = Duration::from_secs(20);
+/// How long the new index may stand still, with events that it lacks, before that is told.
+const STANDSTILL: Duration = Duration::from_secs(10);
 /// How far a rebuild is when a stage begins, as people count it.
 const CATCHING_UP_PERCENT: f64 = 80.0;
 const VERIFYING_PERCENT: f64 = 85.0;
@@ -54,8 +58,8 @@ pub(super) async fn drive<P: Projection>(session: &Session, limits: &Limits) {
                     .map(drop)
             }
             Stop::Paused => paused(session).await,
-            Stop::Cancelled => end(session, Stage::Cancelled, "").await,
-            Stop::Fail(error) => end(session, Stage::Failed, &error).await,
+            Stop::Cancelled => give_up(session, &rebuild, Stage::Cancelled, "").await,
+            Stop::Fail(error) => give_up(session, &rebuild, Stage::Failed, &error).await,
         };
         match after {
             Ok(()) => {}
@@ -93,10 +97,16 @@ async fn step<P: Projection>(session: &Session, rebuild: &Rebuild, limits: &Limi
             next(session, Stage::Switching, SWITCHING_PERCENT).await
         }
         Stage::Switching => {
-            // The last moment for a wish.
-            session.save(|_| ()).await?;
+            // Where the alias has moved already, it is too late for wishes.
             if settle(&session.subject).await?.live != rebuild.target_index {
-                switch(&session.subject, &rebuild.target_index).await?;
+                session.save(|_| ()).await?;
+                let switched =
+                    switch(&session.subject, &rebuild.target_index, Some(&rebuild.rebuild_id)).await;
+                if let Err(Stop::Wait(_)) = switched {
+                    // The live index was held in vain: its documents are brought up to date first.
+                    sleep(SWITCH_AGAIN).await;
+                }
+                switched?;
             }
             end(session, Stage::Succeeded, "").await
         }
@@ -109,13 +119,17 @@ async fn create(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
     let Subject { index, feed, feeds, mapping, .. } = &session.subject;
     let mut target = rebuild.target_index.clone();
     if target.is_empty() {
-        let indices = feeds.look().await?;
         let beginning = format!("{}-v1-", feeds.alias());
         let known = index.own_indices(&beginning).await?;
-        let names = known.iter().map(|index| index.name.as_str()).chain(indices.fed());
         let number = |name: &str| name.strip_prefix(&beginning)?.parse::<u64>().ok();
-        let last = names.filter_map(number).max().unwrap_or(0);
-        target = format!("{beginning}{}", last + 1);
+        let indices = feeds
+            .change(|indices| {
+                let names = known.iter().map(|index| index.name.as_str()).chain(indices.fed());
+                let last = names.filter_map(number).chain([indices.numbered]).max().unwrap_or(0);
+                Some(Indices { numbered: last + 1, ..indices.clone() })
+            })
+            .await?;
+        target = format!("{beginning}{}", indices.numbered);
         session
             .save(|rebuild| {
                 rebuild.target_index.clone_from(&target);
@@ -141,18 +155,23 @@ async fn create(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
         .map(drop)
 }
 
+/// The feed's head, as long as it is the store that is scanned.
+async fn head(session: &Session, rebuild: &Rebuild) -> Result<i64, Stop> {
+    let head = session.subject.feed.head().await?;
+    let changed = if head.store_id != rebuild.store_id {
+        "created anew"
+    } else if head.head_position < rebuild.resume_position {
+        "restored to an earlier point"
+    } else {
+        return Ok(head.head_position);
+    };
+    Err(Stop::Fail(format!("the event store was {changed} during the rebuild")))
+}
+
 /// From now on all copies bring the new index up to date.
 async fn hand_over(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
-    let Subject { index, feed, feeds, .. } = &session.subject;
-    let head = feed.head().await?;
-    if head.store_id != rebuild.store_id {
-        return Err(Stop::Fail("the event store was created anew during the scan".to_owned()));
-    }
-    if head.head_position < rebuild.resume_position {
-        return Err(Stop::Fail(
-            "the event store was restored to an earlier point during the scan".to_owned(),
-        ));
-    }
+    let Subject { index, feeds, .. } = &session.subject;
+    head(session, rebuild).await?;
     let target = &rebuild.target_index;
     index.refresh(target).await?;
     let at = rebuild.resume_position;
@@ -174,12 +193,21 @@ async fn hand_over(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
 }
 
 async fn catch_up(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
-    let target = session.subject.place(&rebuild.target_index).await?;
-    let head = session.subject.feed.head().await?.head_position;
+    let head = head(session, rebuild).await?;
+    let (mut stands, mut since) = (0, Instant::now());
     loop {
-        let at = target.signs().await?.into_iter().map(|sign| sign.map_or(0, |sign| sign.position)).min();
-        if at.is_some_and(|at| at >= head) {
+        // Each time: an index that is gone is waited for in vain.
+        let target = session.subject.place(&rebuild.target_index).await?;
+        let signs = target.signs().await?.into_iter();
+        let at = signs.map(|sign| sign.map_or(0, |sign| sign.position)).min().unwrap_or(0);
+        if at >= head {
             return next(session, Stage::Verifying, VERIFYING_PERCENT).await;
+        }
+        if at > stands {
+            (stands, since) = (at, Instant::now());
+        } else if since.elapsed() >= STANDSTILL {
+            // Looked at anew from the beginning: the store, too, may be another one.
+            return Err(Stop::Wait(format!("the new index stands at position {at} of {head}")));
         }
         sleep(POLL).await;
     }
@@ -192,6 +220,15 @@ async fn next(session: &Session, stage: Stage, percent: f64) -> Result<(), Stop>
         rebuild.error.clear();
     };
     session.save(change).await.map(drop)
+}
+
+/// Ends a rebuild that is unwanted or cannot be done, unless its index is live already.
+async fn give_up(session: &Session, rebuild: &Rebuild, stage: Stage, error: &str) -> Result<(), Stop> {
+    let switching = rebuild.stage == Stage::Switching;
+    if switching && settle(&session.subject).await?.live == rebuild.target_index {
+        return end(session, Stage::Succeeded, "").await;
+    }
+    end(session, stage, error).await
 }
 
 async fn end(session: &Session, stage: Stage, error: &str) -> Result<(), Stop> {

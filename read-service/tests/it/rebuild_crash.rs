@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::v1::projection_admin_service_client::ProjectionAdminServiceClient;
 use proto::v1::rebuild::State;
-use proto::v1::{GetRebuildRequest, Rebuild, StartRebuildRequest};
+use proto::v1::{CancelRebuildRequest, GetRebuildRequest, Rebuild, StartRebuildRequest};
 use read_service::projection::Orders;
 use serde_json::Value;
 use tokio::process::Child;
@@ -119,4 +119,30 @@ async fn killed_at_any_point_a_rebuild_ends_with_the_truth() {
     let points =
         ["rebuild.created", "rebuild.chunk", "rebuild.switching", "rebuild.switched", "rebuild.dropping"];
     futures_util::future::join_all(points.map(killed_at)).await;
+}
+
+#[tokio::test]
+async fn a_wish_that_comes_after_the_switch_is_not_told_as_done() {
+    let search = Search::start("crash-wish").await;
+    let mut history = History::default();
+    history.order("order-1", created("order-1", "R"));
+    let feed = ScriptedFeed::start(&history).await;
+    let mut doomed = Copy::start(&search, &feed, Some("rebuild.switched")).await;
+    let begun = until(PATIENCE, "the rebuild begins", async || doomed.rebuild("wish").await).await;
+    timeout(PATIENCE, doomed.process.wait()).await.expect("the switch is passed").unwrap();
+
+    // Its worker counts as alive for some seconds: nobody goes on before the wish is stored.
+    let survivor = Copy::start(&search, &feed, None).await;
+    let cancel = CancelRebuildRequest { rebuild_id: begun.rebuild_id };
+    let told =
+        ProjectionAdminServiceClient::new(survivor.channel.clone()).cancel_rebuild(cancel).await.unwrap();
+    assert_eq!(told.into_inner().rebuild.unwrap().state(), State::Verifying);
+    let ended = until(PATIENCE, "the rebuild ends", async || {
+        survivor.rebuild("wish").await.filter(|rebuild| rebuild.end_time.is_some())
+    })
+    .await;
+    assert_eq!(ended.state(), State::Succeeded, "{ended:?}");
+    let live = search.index.live(&search.name("orders")).await.unwrap().unwrap();
+    assert_eq!(live.name, ended.target_index);
+    survivor.leave().await;
 }

@@ -182,3 +182,150 @@ async fn an_index_of_another_mapping_is_rebuilt_by_itself_where_that_is_wanted()
     .await;
     world.orders_are(|orders| orders.state() == Doing::Live).await;
 }
+
+#[tokio::test]
+async fn what_a_dropped_index_left_does_not_bind_the_next() {
+    let search = Search::start("rebuild-names").await;
+    let cured = {
+        let mut history = sales(6);
+        history.order(&id(4), crate::support::confirmed());
+        history
+    };
+    let mut broken = cured.clone();
+    let event = broken.events.iter_mut().rfind(|event| event.stream_key == id(4)).unwrap();
+    event.body = None;
+    let world = World::with(&search, &search.url, &broken, &[]).await;
+    world.orders_are(|orders| orders.position == broken.head() && orders.parked_streams == 1).await;
+    let dry = world.rebuilt(StartRebuildRequest { dry_run: true, ..Default::default() }).await;
+    assert_eq!(dry.state(), State::Verified, "{dry:?}");
+    gone(&search, &dry.target_index).await;
+    let of_it = json!({ "query": { "term": { "index": dry.target_index } } });
+    until(DEADLINE, "its records are forgotten", async || {
+        let control = search.name("control");
+        search.raw(Method::Post, &format!("/{control}/_refresh"), None).await;
+        let path = format!("/{control}/_count");
+        let left = search.raw(Method::Get, &path, Some(of_it.clone())).await;
+        (left["count"] == json!(0)).then_some(())
+    })
+    .await;
+
+    // A release that knows the event takes it; a projector could not, as the stream is parked.
+    world.feed.publish(&cured);
+    let done = world.rebuilt(StartRebuildRequest::default()).await;
+    assert_eq!(done.state(), State::Succeeded, "{done:?}");
+    assert_ne!(done.target_index, dry.target_index, "no name is given twice");
+    let orders = world.orders_are(|orders| orders.live_index == done.target_index).await;
+    assert_eq!(orders.parked_streams, 0, "{orders:?}");
+    assert_eq!(world.order(&id(4)).await.summary.unwrap().version, 4);
+}
+
+#[tokio::test]
+async fn an_index_that_vanishes_while_it_catches_up_ends_its_rebuild() {
+    let search = Search::start("rebuild-vanished").await;
+    let mut history = sales(8);
+    let world = World::over(&search, &search.url, &history).await;
+    world.ready().await;
+    world.caught_up(&history).await;
+    let slow = StartRebuildRequest { max_streams_per_second: 4, ..Default::default() };
+    let started = world.start_rebuild(slow).await;
+    world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.streams_done > 0).await;
+    // Recorded during the scan, and withheld from those who subscribe.
+    world.feed.change(|script| script.stops_at = history.head());
+    history.order(&id(1), crate::support::confirmed());
+    world.feed.publish(&history);
+    let waits = world
+        .rebuild_is(&started.rebuild_id, |rebuild| {
+            rebuild.state() == State::CatchingUp && !rebuild.error.is_empty()
+        })
+        .await;
+    assert!(waits.error.contains("stands at position"), "it says for what it waits: {waits:?}");
+
+    search.raw(Method::Delete, &format!("/{}", waits.target_index), None).await;
+    let failed = world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.end_time.is_some()).await;
+    assert_eq!(failed.state(), State::Failed, "{failed:?}");
+    assert!(failed.error.contains("is gone"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn indices_that_nobody_names_go_while_a_rebuild_rests_and_what_it_fills_stays() {
+    let search = Search::start("rebuild-orphans").await;
+    let orphan = async |name: &str, meta: Value| {
+        let body = json!({ "mappings": { "_meta": meta } });
+        let made = search.raw(Method::Put, &format!("/{}", search.name(name)), Some(body)).await;
+        assert_eq!(made["acknowledged"], true, "{made}");
+    };
+    orphan("orders-v1-70", json!({ "mapping_hash": "old" })).await;
+    orphan("orders-v1-71", json!({ "somebody": "else" })).await;
+    let flags = ["--rebuild-orphan-seconds=0", "--rebuild-grace-seconds=1"];
+    let history = sales(4);
+    let world = World::with(&search, &search.url, &history, &flags).await;
+    gone(&search, &search.name("orders-v1-70")).await;
+    let done = world.rebuilt(StartRebuildRequest::default()).await;
+    assert_eq!(done.state(), State::Succeeded, "{done:?}");
+
+    let again = until(DEADLINE, "the rebuild before is cleared away", async || {
+        let request = StartRebuildRequest {
+            projection: "orders".into(),
+            max_streams_per_second: 1,
+            ..Default::default()
+        };
+        world.admin().start_rebuild(request).await.ok()?.into_inner().rebuild
+    })
+    .await;
+    let pause = PauseRebuildRequest { rebuild_id: again.rebuild_id.clone() };
+    world.rebuild_is(&again.rebuild_id, |rebuild| rebuild.streams_done > 0).await;
+    world.admin().pause_rebuild(pause).await.unwrap();
+    let rests = |rebuild: &Rebuild| rebuild.state() == State::Paused;
+    let paused = world.rebuild_is(&again.rebuild_id, rests).await;
+    // The time of the index before is over, whether or not a rebuild is under way.
+    gone(&search, &search.name("orders-v1-1")).await;
+    // Every copy sweeps when it starts.
+    orphan("orders-v1-80", json!({ "mapping_hash": "old" })).await;
+    let second = World::with(&search, &search.url, &history, &flags).await;
+    gone(&search, &search.name("orders-v1-80")).await;
+    let mut left: Vec<_> = search
+        .index
+        .own_indices(&search.name("orders-"))
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|own| own.name)
+        .collect();
+    left.sort();
+    let mut named = vec![done.target_index, paused.target_index.clone()];
+    named.sort();
+    assert_eq!(left, named);
+    let foreign = search.raw(Method::Get, &format!("/{}", search.name("orders-v1-71")), None).await;
+    assert!(foreign.get("error").is_none(), "it is not ours: {foreign}");
+    let cancel = CancelRebuildRequest { rebuild_id: again.rebuild_id };
+    second.admin().cancel_rebuild(cancel).await.unwrap();
+    gone(&search, &paused.target_index).await;
+}
+
+#[tokio::test]
+async fn a_rebuild_takes_a_projection_over_to_another_store() {
+    let search = Search::start("rebuild-store").await;
+    let world = World::over(&search, &search.url, &sales(5)).await;
+    world.orders_are(|orders| orders.state() == Doing::Live && orders.document_count == 5).await;
+    world.feed.change(|script| script.down = true);
+    world.orders_are(|orders| orders.state() == Doing::Waiting).await;
+    let other = sales(3);
+    world.feed.change(|script| {
+        script.events.clone_from(&other.events);
+        script.store_id = "store-2".to_owned();
+        script.down = false;
+    });
+    world.orders_are(|orders| orders.state() == Doing::Halted).await;
+    let done = world.rebuilt(StartRebuildRequest::default()).await;
+    assert_eq!(done.state(), State::Succeeded, "{done:?}");
+    let orders = world.orders_are(|orders| orders.state() == Doing::Live).await;
+    assert_eq!((orders.document_count, orders.position), (3, other.head()), "{orders:?}");
+    let newer = {
+        let mut newer = other;
+        newer.order(&id(1), crate::support::confirmed());
+        newer
+    };
+    world.feed.publish(&newer);
+    world.orders_are(|orders| orders.position == newer.head()).await;
+    assert_eq!(world.order(&id(1)).await.summary.unwrap().version, 4);
+}
