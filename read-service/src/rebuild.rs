@@ -8,6 +8,7 @@
 //! - `record`: what is known of a rebuild.
 //! - `desk`: start, look, pause, resume, cancel, roll back: what callers ask for.
 //! - `session`: the one copy that works on it.
+//! - `advance`: percent and the time that is left.
 //! - `work`: the stages, one after the other.
 //! - `scan`: every stream folded once, every document indexed once.
 //! - `verify`: counts and documents against a fresh fold.
@@ -30,6 +31,7 @@ use shared::clock::Clock;
 mod record;
 mod desk;
 mod session;
+mod advance;
 mod work;
 mod scan;
 mod verify;

@@ -1,6 +1,6 @@
 //! A projection built again under load: no read fails, none is empty, none goes back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -38,6 +38,8 @@ async fn ended(admin: &Admin, rebuild_id: &str) -> Rebuild {
         while let Some(message) = told.message().await.unwrap() {
             let now = message.rebuild.unwrap();
             assert!(now.percent >= last.percent, "{now:?} after {last:?}");
+            let known = last.eta_seconds > 0.0 && last.error.is_empty() && now.error.is_empty();
+            assert!(!known || now.eta_seconds <= last.eta_seconds, "{now:?} after {last:?}");
             last = now;
         }
         last
@@ -172,9 +174,17 @@ async fn under_load_no_read_fails_is_empty_or_goes_back() {
     let known = fill(&world, 200).await;
     world.settle().await;
     world.settle_at(&second.queries()).await;
+    let ids: HashSet<_> = known.iter().map(|receipt| receipt.order_id.clone()).collect();
     let world = Arc::new(world);
     let load = Load::start(&world, vec![world.queries(), second.queries()], known);
 
+    let page = async |page_token: String| {
+        let request = ListOrdersRequest { page_token, page_size: 50, ..Default::default() };
+        let answer = world.queries().list_orders(request).await.unwrap().into_inner();
+        let ids: Vec<_> = answer.orders.into_iter().map(|order| order.order_id).collect();
+        (ids, answer.next_page_token)
+    };
+    let (mut listed, mut token) = page(String::new()).await;
     let admin = world.admin();
     let first = start(&admin, of_orders()).await;
     let done = ended(&second.admin(), &first.rebuild_id).await;
@@ -188,10 +198,21 @@ async fn under_load_no_read_fails_is_empty_or_goes_back() {
     let now = orders(&admin).await;
     assert_eq!((now.live_index, now.previous_index), (done.target_index, done.source_index));
 
+    // The pages of before go on in the new index: what is newer lies before them, nothing is skipped, nothing comes twice.
+    while !token.is_empty() {
+        let (ids, next) = page(token).await;
+        listed.extend(ids);
+        token = next;
+    }
+    let distinct: HashSet<_> = listed.iter().cloned().collect();
+    assert_eq!(distinct.len(), listed.len());
+    assert!(ids.is_subset(&distinct), "{} of {} were listed", distinct.intersection(&ids).count(), ids.len());
+
     // And back, while the load goes on.
     let request = RollbackProjectionRequest { projection: "orders".into() };
     let back = second.admin().rollback_projection(request).await.unwrap().into_inner().projection.unwrap();
     assert_eq!(back.live_index, world.index("orders-v1-1"));
+    assert_eq!(back.previous_index, world.index("orders-v1-2"), "one can go forth again");
     let counts = load.end().await;
     assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
     world.settle().await;
@@ -201,7 +222,7 @@ async fn under_load_no_read_fails_is_empty_or_goes_back() {
 
 #[tokio::test]
 async fn a_rebuild_is_paused_slowed_cancelled_and_done_for_show() {
-    let world = World::start().await;
+    let mut world = World::start().await;
     fill(&world, 60).await;
     world.settle().await;
     let admin = world.admin();
@@ -221,6 +242,11 @@ async fn a_rebuild_is_paused_slowed_cancelled_and_done_for_show() {
     let paused = until(&admin, &id, |rebuild| rebuild.state() == State::Paused).await;
     assert_eq!(ended(&admin, &other.rebuild_id).await.state(), State::Succeeded);
     assert_eq!(rebuild(&admin, &id).await.streams_done, paused.streams_done);
+    // It rests over a restart, too.
+    world.stop_read().await;
+    world.start_read().await;
+    let admin = world.admin();
+    assert_eq!(rebuild(&admin, &id).await.state(), State::Paused);
     let resume = ResumeRebuildRequest { rebuild_id: id.clone() };
     admin.clone().resume_rebuild(resume).await.unwrap();
     // All of them come in one message of the feed; the limit holds for each, and what is done shows.

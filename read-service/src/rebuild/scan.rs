@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::Stop;
+use super::advance::{Advance, SCAN, share};
 use super::record::Rebuild;
 use super::session::Session;
 use crate::index::{Bulk, ItemOutcome};
@@ -22,8 +23,6 @@ use crate::subscription::WholeStream;
 const STORE_EVERY: Duration = Duration::from_secs(1);
 /// How much a throttled scan may do at once: more often it does not wait.
 const BURST: Duration = Duration::from_millis(100);
-/// Share of the whole that the scan is.
-const SCAN_PERCENT: f64 = 80.0;
 
 /// A document on its way.
 struct Sent<P: Projection> {
@@ -243,6 +242,7 @@ impl Pace {
 /// How far the scan is, and how fast it is since it was last interrupted.
 struct Meter {
     begun: Instant,
+    advance: Advance,
     before: i64,
     done: i64,
     total: i64,
@@ -255,7 +255,8 @@ impl Meter {
     fn new(rebuild: &Rebuild) -> Self {
         let Rebuild { streams_done: done, streams_total: total, cursor, beyond, .. } = rebuild;
         let (before, done, total, beyond) = (*done, *done, *total, *beyond);
-        Self { begun: Instant::now(), before, done, total, cursor: cursor.clone(), beyond }
+        let advance = Advance::begin(SCAN, share(done, total));
+        Self { begun: Instant::now(), advance, before, done, total, cursor: cursor.clone(), beyond }
     }
 
     /// A resumed scan tells how many streams there are in all, too.
@@ -273,7 +274,7 @@ impl Meter {
         }
     }
 
-    /// There are no more: what was an estimate, of all categories, is known.
+    /// There are no more: what was an estimate is known.
     fn end(&mut self) {
         self.total = self.done;
     }
@@ -281,20 +282,13 @@ impl Meter {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     fn tell(&self, rebuild: &mut Rebuild, parked: usize) {
         let seconds = self.begun.elapsed().as_secs_f64().max(0.001);
-        let rate = (self.done - self.before) as f64 / seconds;
         rebuild.cursor.clone_from(&self.cursor);
         rebuild.beyond = self.beyond;
         rebuild.streams_done = self.done;
         rebuild.streams_total = self.total;
         rebuild.parked_streams = i64::try_from(parked).unwrap_or(i64::MAX);
-        rebuild.streams_per_second = rate;
-        rebuild.percent =
-            rebuild.percent.max(SCAN_PERCENT * self.done as f64 / self.total.max(1) as f64).min(SCAN_PERCENT);
-        let left = (self.total - self.done) as f64 / rate.max(0.001) / (SCAN_PERCENT / 100.0);
-        // Shorter as time goes by; longer only after an interruption, which is shown.
-        let interrupted = !rebuild.error.is_empty() || rebuild.eta_seconds == 0.0;
-        rebuild.eta_seconds = if interrupted { left } else { left.min(rebuild.eta_seconds) };
-        rebuild.error.clear();
+        rebuild.streams_per_second = (self.done - self.before) as f64 / seconds;
+        self.advance.tell(rebuild, share(self.done, self.total));
     }
 }
 

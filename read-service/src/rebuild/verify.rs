@@ -6,7 +6,11 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
+use std::time::Duration;
 
+use tokio::time::Instant;
+
+use super::advance::{Advance, VERIFYING, share};
 use super::record::{Rebuild, Verified};
 use super::session::Session;
 use super::{Stop, Subject};
@@ -18,6 +22,10 @@ use crate::subscription::Item;
 const COMPARED: u64 = 20_000;
 /// Keys kept in memory at a time, 8 bytes each: with more streams the documents are gone through more than once.
 const KEYS: usize = 2_000_000;
+/// Share of the verification that comparing streams with their documents is.
+const STREAMS_SHARE: f64 = 0.8;
+/// How often it is told how much is done.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Differences after which nothing more is looked for: the index is refused.
 const ENOUGH: i64 = 1_000;
 
@@ -33,6 +41,7 @@ pub(super) async fn verify<P: Projection>(session: &Session, rebuild: &Rebuild) 
         draw: RandomState::new(),
         total: total.max(1),
         verified: Verified::default(),
+        told: Told { session, advance: Advance::begin(VERIFYING, 0.0), at: Instant::now() },
     };
     let parts =
         u64::try_from(usize::try_from(total).unwrap_or(usize::MAX).div_ceil(KEYS).max(1)).unwrap_or(1);
@@ -53,15 +62,39 @@ struct Check<'a, P> {
     draw: RandomState,
     total: u64,
     verified: Verified,
+    told: Told<'a>,
+}
+
+/// What callers are told meanwhile.
+struct Told<'a> {
+    session: &'a Session,
+    advance: Advance,
+    at: Instant,
+}
+
+impl Told<'_> {
+    /// Tells about once a second how much is done.
+    async fn tell(&mut self, done: f64) -> Result<(), Stop> {
+        if self.at.elapsed() >= TELL_EVERY {
+            self.session.save(|rebuild| self.advance.tell(rebuild, done)).await?;
+            self.at = Instant::now();
+        }
+        Ok(())
+    }
 }
 
 impl<P: Projection> Check<'_, P> {
     /// Every stream has its document. Gives the keys in this part.
     async fn streams(&mut self, part: u64, parts: u64) -> Result<Keys, Stop> {
         let mut keys = Keys::of(part, parts);
+        let mut seen = 0;
         let mut scan = self.subject.feed.scan(P::CATEGORY, "").await?;
         while let Some(page) = scan.next().await? {
             keys.take(&page.streams);
+            seen += i64::try_from(page.streams.len()).unwrap_or(0);
+            // With more than one part, the first is most of the work.
+            let total = i64::try_from(self.total).unwrap_or(i64::MAX);
+            self.told.tell(STREAMS_SHARE * share(seen, total)).await?;
             if part == 0 && self.verified.different < ENOUGH {
                 let sampled =
                     |key: &str| self.total <= COMPARED || self.draw.hash_one(key) % self.total < COMPARED;
@@ -103,6 +136,7 @@ impl<P: Projection> Check<'_, P> {
             if ids.is_empty() {
                 break;
             }
+            self.told.tell(STREAMS_SHARE).await?;
             for id in self.comparison.orphans(ids, keys).await? {
                 self.verified.found += 1;
                 self.verified.differs(&id, "is nobody's: there is no such stream");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use shared::backoff::Backoff;
 use tokio::time::{Instant, sleep};
 
+use super::advance::{Advance, CATCHING_UP, VERIFYING, share};
 use super::record::{Rebuild, Stage};
 use super::session::Session;
 use super::switch::{settle, switch};
@@ -19,15 +20,8 @@ const RETRY_BASE: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often is looked whether the copies have brought the new index up to date, and whether a pause has ended.
 const POLL: Duration = Duration::from_millis(200);
-/// Pause after a switch that was not done in time.
-const SWITCH_AGAIN: Duration = Duration::from_secs(20);
 /// How long the new index may stand still, with events that it lacks, before that is told.
 const STANDSTILL: Duration = Duration::from_secs(10);
-/// How far a rebuild is when a stage begins, as people count it.
-const CATCHING_UP_PERCENT: f64 = 80.0;
-const VERIFYING_PERCENT: f64 = 85.0;
-const SWITCHING_PERCENT: f64 = 97.0;
-
 /// Works on a rebuild until it has ended or another copy has it.
 pub(super) async fn drive<P: Projection>(session: &Session, limits: &Limits) {
     let mut backoff = Backoff::new(RETRY_BASE, RETRY_MAX);
@@ -94,17 +88,18 @@ async fn step<P: Projection>(session: &Session, rebuild: &Rebuild, limits: &Limi
             if rebuild.dry_run {
                 return end(session, Stage::Verified, "").await;
             }
-            next(session, Stage::Switching, SWITCHING_PERCENT).await
+            next(session, Stage::Switching, VERIFYING.end).await
         }
         Stage::Switching => {
             // Where the alias has moved already, it is too late for wishes.
             if settle(&session.subject).await?.live != rebuild.target_index {
                 session.save(|_| ()).await?;
-                let switched =
-                    switch(&session.subject, &rebuild.target_index, Some(&rebuild.rebuild_id)).await;
+                let begun = Instant::now();
+                let id = Some(rebuild.rebuild_id.as_str());
+                let switched = switch(&session.subject, &rebuild.target_index, id).await;
                 if let Err(Stop::Wait(_)) = switched {
-                    // The live index was held in vain: its documents are brought up to date first.
-                    sleep(SWITCH_AGAIN).await;
+                    // The live index was held in vain: for as long it is brought up to date.
+                    sleep(begun.elapsed()).await;
                 }
                 switched?;
             }
@@ -189,11 +184,12 @@ async fn hand_over(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
         (ours && indices.live != *target).then_some(next)
     };
     feeds.change(fed).await?;
-    next(session, Stage::CatchingUp, CATCHING_UP_PERCENT).await
+    next(session, Stage::CatchingUp, CATCHING_UP.start).await
 }
 
 async fn catch_up(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
     let head = head(session, rebuild).await?;
+    let advance = Advance::begin(CATCHING_UP, 0.0);
     let (mut stands, mut since) = (0, Instant::now());
     loop {
         // Each time: an index that is gone is waited for in vain.
@@ -201,10 +197,12 @@ async fn catch_up(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
         let signs = target.signs().await?.into_iter();
         let at = signs.map(|sign| sign.map_or(0, |sign| sign.position)).min().unwrap_or(0);
         if at >= head {
-            return next(session, Stage::Verifying, VERIFYING_PERCENT).await;
+            return next(session, Stage::Verifying, CATCHING_UP.end).await;
         }
         if at > stands {
             (stands, since) = (at, Instant::now());
+            let share = share(at - rebuild.resume_position, head - rebuild.resume_position);
+            session.save(|rebuild| advance.tell(rebuild, share)).await?;
         } else if since.elapsed() >= STANDSTILL {
             // Looked at anew from the beginning: the store, too, may be another one.
             return Err(Stop::Wait(format!("the new index stands at position {at} of {head}")));
@@ -273,7 +271,8 @@ pub(super) async fn clear(subject: &Subject, rebuild: &Rebuild) -> Result<(), St
 /// Waits for the end of a pause; shows meanwhile that this copy is alive.
 async fn paused(session: &Session) -> Result<(), Stop> {
     loop {
-        match session.put(|rebuild| rebuild.eta_seconds = 0.0).await {
+        let rests = |rebuild: &mut Rebuild| (rebuild.eta_seconds, rebuild.streams_per_second) = (0.0, 0.0);
+        match session.put(rests).await {
             Ok(rebuild) if rebuild.paused && !rebuild.cancel => {
                 sleep(session.subject.times.renew.min(POLL * 2)).await;
             }

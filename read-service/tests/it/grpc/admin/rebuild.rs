@@ -305,8 +305,10 @@ async fn indices_that_nobody_names_go_while_a_rebuild_rests_and_what_it_fills_st
 #[tokio::test]
 async fn a_rebuild_takes_a_projection_over_to_another_store() {
     let search = Search::start("rebuild-store").await;
-    let world = World::over(&search, &search.url, &sales(5)).await;
-    world.orders_are(|orders| orders.state() == Doing::Live && orders.document_count == 5).await;
+    let history = sales(5);
+    let world = World::over(&search, &search.url, &history).await;
+    world.ready().await;
+    world.caught_up(&history).await;
     world.feed.change(|script| script.down = true);
     world.orders_are(|orders| orders.state() == Doing::Waiting).await;
     let other = sales(3);
