@@ -213,6 +213,16 @@ async fn scan_gives_every_stream_whole_and_says_where_to_go_on() {
     );
     assert_eq!(streams[&big].len(), 2_000);
 
+    // How many there are is counted while they are few, of the categories that are asked for.
+    let (order, customer, product) =
+        (StreamCategory::Order, StreamCategory::Customer, StreamCategory::Product);
+    for (categories, count) in [(vec![order], 701), (vec![customer, product], 3), (vec![], 704)] {
+        let categories = categories.into_iter().map(Into::into).collect();
+        let request = ScanRequest { categories, ..Default::default() };
+        let first = world.feed.scan(request).await.unwrap().into_inner().message().await.unwrap();
+        assert_eq!(first.unwrap().estimated_streams, count);
+    }
+
     // Resumed at any cursor, it gives exactly the streams that were not whole by then.
     let cursor = cursors[1].clone();
     let mut answers = world
