@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::index::{Index, IndexError, LiveIndex, Put, Record, Stamp};
+use crate::subscription::Mark;
 
 mod share;
 mod record;
@@ -57,6 +58,8 @@ pub struct Standing {
     pub as_of: i64,
     /// The same for searches.
     pub visible_as_of: i64,
+    /// The last event that is stored, where one is known.
+    pub last: Option<Mark>,
 }
 
 /// How far each range is.

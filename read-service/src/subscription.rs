@@ -3,7 +3,8 @@
 //! [`Feed`] is a handle on the write service for single questions. A [`Subscription`] gives item after item and
 //! reconnects by itself, after where it stands; an interruption is an item too, so that its consumer can say what it
 //! waits for. A position that the store has not reached or another store end it: only a person can tell what happened
-//! there.
+//! there. So does a store that was restored to an earlier point and has passed this position since: whenever a subscription
+//! begins, it has the last event that is known given once more, and that must be the same.
 
 mod scan;
 
@@ -19,12 +20,14 @@ use proto::v1::{
     GetHeadRequest, GetHeadResponse, ReadStreamRequest, RecordedEvent, SliceRange, StreamCategory,
     SubscribeRequest, SubscribeResponse,
 };
+use serde::{Deserialize, Serialize};
 use shared::backoff::Backoff;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
+use uuid::Uuid;
 
 pub use scan::{Page, Scan, WholeStream};
 
@@ -57,6 +60,11 @@ pub enum FeedError {
         "the checkpoint lies beyond the event store's head: it was restored to an earlier point; rebuild the projections"
     )]
     PositionAhead,
+    /// In place of an event that is indexed the store has another.
+    #[error(
+        "the event store holds another history than was indexed: it was restored to an earlier point and written since; rebuild the projections"
+    )]
+    Rewritten,
     /// A stored event cannot be read.
     #[error("the feed cannot read a stored event: {error}")]
     Unreadable {
@@ -74,7 +82,7 @@ impl FeedError {
     /// True where what was read so far does not go on in this store: no waiting helps, only a person can tell what happened.
     #[must_use]
     pub fn is_of_other_history(&self) -> bool {
-        matches!(self, Self::StoreChanged | Self::PositionAhead)
+        matches!(self, Self::StoreChanged | Self::PositionAhead | Self::Rewritten)
     }
 }
 
@@ -95,6 +103,24 @@ impl From<Status> for FeedError {
             ) => Self::Refused(text),
             _ => Self::Unavailable(text),
         }
+    }
+}
+
+/// What tells an event from any other that may come to stand in its place; ordered by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mark {
+    /// Its position.
+    pub position: i64,
+    /// Its id, which no other event has.
+    pub event_id: Uuid,
+}
+
+impl Mark {
+    /// That of an event; `None` where its id is none.
+    #[must_use]
+    pub fn of(event: &RecordedEvent) -> Option<Self> {
+        let event_id = Uuid::try_parse(&event.event_id).ok()?;
+        Some(Self { position: event.position, event_id })
     }
 }
 
@@ -205,10 +231,33 @@ impl Feed {
                 categories: categories.into_iter().map(Into::into).collect(),
                 store_id: store_id.to_owned(),
             },
+            known: None,
+            unproven: None,
             link: Link::Down { until: Instant::now() },
             backoff: Backoff::new(RETRY_BASE, RETRY_MAX),
             store_seen: None,
         }
+    }
+
+    /// Subscribes, from before the event that is known where that was given already.
+    async fn follow(
+        self,
+        mut question: SubscribeRequest,
+        known: Option<Mark>,
+    ) -> Result<Streaming<SubscribeResponse>, FeedError> {
+        if let Some(known) = known.filter(|known| known.position <= question.after_position) {
+            // The feed compares the position that it is told; the one to be compared is this.
+            let head = self.head().await?;
+            if !question.store_id.is_empty() && head.store_id != question.store_id {
+                return Err(FeedError::StoreChanged);
+            }
+            if head.head_position < question.after_position {
+                return Err(FeedError::PositionAhead);
+            }
+            question.after_position = known.position - 1;
+        }
+        let mut client = self.client;
+        Ok(within(CALL_LIMIT, client.subscribe(request(question))).await?.into_inner())
     }
 }
 
@@ -270,6 +319,10 @@ pub struct Subscription {
     feed: Feed,
     /// Its position moves with what was given.
     request: SubscribeRequest,
+    /// The last event that is known, and must be the same as long as the history is.
+    known: Option<Mark>,
+    /// The same until it has been given once more since the subscription began.
+    unproven: Option<Mark>,
     link: Link,
     backoff: Backoff,
     /// When the feed last looked at its store, by its own clock.
@@ -283,6 +336,12 @@ enum Link {
 }
 
 impl Subscription {
+    /// The same subscription, which ends where the store no longer has this event, one of those that match.
+    #[must_use]
+    pub fn knowing(self, known: Option<Mark>) -> Self {
+        Self { known, ..self }
+    }
+
     /// Every matching event up to here has been given.
     #[must_use]
     pub fn position(&self) -> i64 {
@@ -292,15 +351,14 @@ impl Subscription {
     /// The next item, when there is one. May be dropped and called again at any time without losing anything.
     ///
     /// # Errors
-    /// Where going on would be wrong: [`FeedError::StoreChanged`], [`FeedError::PositionAhead`].
+    /// Where going on would be wrong: [`FeedError::is_of_other_history`].
     pub async fn next(&mut self) -> Result<Item, FeedError> {
         loop {
             match &mut self.link {
                 Link::Down { until } => {
                     sleep_until(*until).await;
-                    let (mut client, question) = (self.feed.client.clone(), request(self.request.clone()));
-                    let answer =
-                        async move { Ok(within(CALL_LIMIT, client.subscribe(question)).await?.into_inner()) };
+                    self.unproven = self.known;
+                    let answer = self.feed.clone().follow(self.request.clone(), self.known);
                     self.link = Link::Connecting { answer: answer.boxed() };
                 }
                 Link::Connecting { answer } => match answer.await {
@@ -321,7 +379,7 @@ impl Subscription {
                     *silent_since = Instant::now();
                     if let Some(item) = self.given(message) {
                         self.backoff.reset();
-                        return Ok(item);
+                        return self.proven(item);
                     }
                 }
             }
@@ -346,9 +404,33 @@ impl Subscription {
             // The feed reads from the store again; nothing is lost.
             Message::FellBehind(_) => return None,
         };
-        let (Item::Events { through, .. } | Item::Standing { through, .. }) = &item else { return None };
-        self.request.after_position = self.request.after_position.max(*through);
         Some(item)
+    }
+
+    /// The item without what was given before, once that has shown that the history is the same.
+    fn proven(&mut self, mut item: Item) -> Result<Item, FeedError> {
+        let after = &mut self.request.after_position;
+        if let (Some(mark), Item::Events { events, .. }) = (self.unproven, &mut item)
+            && let Some(place) = events.iter().position(|event| event.position >= mark.position)
+        {
+            if Mark::of(&events[place]) != Some(mark) {
+                return Err(FeedError::Rewritten);
+            }
+            self.unproven = None;
+            if mark.position <= *after {
+                events.drain(..=place);
+            }
+        }
+        if let Item::Events { through, .. } | Item::Standing { through, .. } = &item {
+            if self.unproven.is_some_and(|mark| mark.position <= *through) {
+                return Err(FeedError::Rewritten);
+            }
+            *after = (*after).max(*through);
+        }
+        if let Item::Events { events, .. } = &item {
+            self.known = self.known.max(events.last().and_then(Mark::of));
+        }
+        Ok(item)
     }
 
     fn interrupted(&mut self, error: FeedError) -> Result<Item, FeedError> {

@@ -6,7 +6,6 @@ use futures_util::future::join_all;
 use local::testing;
 use proto::reason::Reason;
 use proto::v1::*;
-use sqlx::{Connection as _, PgConnection};
 
 use crate::gate::{Gate, Way};
 use crate::questions::{Queries, Question, SEARCHED, STORED, ask, is_refusal};
@@ -108,56 +107,4 @@ async fn questions_go_on_without_the_write_service_but_for_what_was() {
         ask(read.queries(), question, &receipt, false, None).await.unwrap();
     }
     read.stop().await;
-}
-
-async fn list(queries: &Queries) -> ListOrdersResponse {
-    queries.clone().list_orders(ListOrdersRequest::default()).await.unwrap().into_inner()
-}
-
-/// The projections have stopped; what they have is still answered, and said to be old.
-async fn halted(world: &World, orders: i64, receipt: &OrderReceipt, reason: Reason) {
-    testing::until(PATIENCE, "answers say how old they are", async || {
-        let answer = list(&world.queries()).await;
-        assert_eq!(answer.total_size, orders);
-        answer.freshness.filter(|freshness| freshness.lag_seconds > 12.0)
-    })
-    .await;
-    for question in SEARCHED {
-        ask(world.queries(), question, receipt, true, Some(Duration::from_secs(2))).await.unwrap();
-    }
-    let watch = WatchOrderRequest { order_id: receipt.order_id.clone() };
-    let refused = world.queries().watch_order(watch).await.map(drop).unwrap_err();
-    assert_eq!((refused.code(), Reason::of(&refused)), (reason.code(), Some(reason)));
-}
-
-#[tokio::test]
-async fn a_store_restored_to_an_earlier_point_halts_the_projections() {
-    let mut world = World::start().await;
-    world.create(create(1)).await;
-    let before = world.stop_write().await;
-    let (server, name) = before.rsplit_once('/').unwrap();
-    let mut postgres = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
-    let copy = format!("CREATE DATABASE {name}_copy TEMPLATE {name}");
-    // Connections of the service that has stopped may still be closing.
-    testing::until(PATIENCE, "the store is copied", async || {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(copy.clone())).execute(&mut postgres).await.ok()
-    })
-    .await;
-    world.start_write(&before).await;
-    let receipt = world.create(create(2)).await;
-    world.settle().await;
-    world.stop_write().await;
-    world.start_write(&format!("{before}_copy")).await;
-    halted(&world, 2, &receipt, Reason::PositionAhead).await;
-}
-
-#[tokio::test]
-async fn another_store_halts_the_projections() {
-    let mut world = World::start().await;
-    let receipt = world.create(create(1)).await;
-    world.settle().await;
-    world.stop_write().await;
-    let other = testing::database().await.unwrap();
-    world.start_write(&other.url).await;
-    halted(&world, 1, &receipt, Reason::StoreChanged).await;
 }

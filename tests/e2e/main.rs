@@ -12,6 +12,7 @@ mod delivery;
 mod freshness;
 mod away;
 mod elasticsearch_gone;
+mod store_restored;
 mod tokens;
 mod copies;
 mod paging;

@@ -131,7 +131,7 @@ pub(super) fn feed_error(order_id: &str, error: &FeedError) -> Error {
         FeedError::Unavailable(_) => Error::new(Reason::EventStoreDown, "the event store does not answer"),
         FeedError::Unreadable { .. } => unreadable(order_id),
         FeedError::StoreChanged => Error::new(Reason::StoreChanged, "the event store was created anew"),
-        FeedError::PositionAhead => {
+        FeedError::PositionAhead | FeedError::Rewritten => {
             Error::new(Reason::PositionAhead, "the event store was restored to an earlier point")
         }
         FeedError::Refused(_) => Error::bug(),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Place, RANGES, Standing};
 use crate::index::IndexError;
 use crate::projection::time_text;
+use crate::subscription::Mark;
 
 /// The record of one range of one physical index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub(super) struct RangeRecord {
     as_of: i64,
     #[serde(with = "time_text")]
     visible_as_of: i64,
+    /// Unknown to releases that did not compare it.
+    #[serde(default)]
+    last: Option<Mark>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +66,7 @@ impl RangeRecord {
             head_position: 0,
             as_of: 0,
             visible_as_of: 0,
+            last: None,
         };
         record.at(standing)
     }
@@ -74,6 +79,7 @@ impl RangeRecord {
             head_position: self.head_position.max(standing.head),
             as_of: standing.as_of,
             visible_as_of: standing.visible_as_of,
+            last: standing.last.max(self.last),
             ..self
         }
     }
@@ -101,6 +107,7 @@ impl RangeRecord {
             head: self.head_position,
             as_of: self.as_of,
             visible_as_of: self.visible_as_of,
+            last: self.last,
         }
     }
 }
@@ -132,6 +139,6 @@ impl WholeCheckpoint {
     /// How far each range is at least.
     pub fn standing(&self) -> Standing {
         let Self { position: applied, as_of, .. } = *self;
-        Standing { applied, visible: 0, head: applied, as_of, visible_as_of: as_of }
+        Standing { applied, visible: 0, head: applied, as_of, visible_as_of: as_of, last: None }
     }
 }

@@ -7,6 +7,7 @@ use proto::v1::RecordedEvent;
 
 use crate::parking::Fault;
 use crate::projection::{FoldError, Projection, apply};
+use crate::subscription::Mark;
 
 /// Most traces of commands that the trace of a batch is linked to.
 const MAX_LINKS: usize = 32;
@@ -39,6 +40,8 @@ pub struct Part {
     pub head: i64,
     /// No event recorded before is known to be missing then, in nanoseconds since 1970.
     pub as_of: Option<i64>,
+    /// The last event of each range that has one in the batch.
+    pub lasts: Vec<(usize, Mark)>,
 }
 
 impl Batch {

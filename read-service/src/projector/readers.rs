@@ -14,8 +14,8 @@ use shared::clock::Clock;
 
 use super::Limits;
 use super::batch::{Batch, Part, recorded_at};
-use crate::lease::{self, RANGES};
-use crate::subscription::{Feed, FeedError, Item, Subscription};
+use crate::lease::{self, RANGES, Standings};
+use crate::subscription::{Feed, FeedError, Item, Mark, Subscription};
 
 /// Positions between ranges that are still read together: reading them twice costs less than another subscription.
 const TOGETHER: i64 = 5_000;
@@ -89,9 +89,9 @@ impl Readers {
         self.all.clear();
     }
 
-    /// Reads the ranges in `held`, each from its position in `applied` at the latest. Readers that fit stay.
-    pub fn arrange(&mut self, held: [bool; RANGES], applied: [i64; RANGES]) {
-        let runs = runs(held, applied);
+    /// Reads the ranges in `held`, each from where it stands at the latest. Readers that fit stay.
+    pub fn arrange(&mut self, held: [bool; RANGES], standings: &Standings) {
+        let runs = runs(held, standings.map(|standing| standing.applied));
         if runs.len() == self.all.len() && runs.iter().zip(&self.all).all(|(run, old)| *run == old.ranges) {
             return;
         }
@@ -99,20 +99,26 @@ impl Readers {
         for run in runs {
             let reader = match old.iter().position(|reader| reader.ranges == run) {
                 Some(place) => old.swap_remove(place),
-                None => self.reader(run, applied),
+                None => self.reader(run, standings),
             };
             self.all.push(reader);
         }
     }
 
-    fn reader(&self, ranges: RangeInclusive<usize>, applied: [i64; RANGES]) -> Reader {
-        let position = applied[ranges.clone()].iter().copied().min().unwrap_or(0);
+    fn reader(&self, ranges: RangeInclusive<usize>, standings: &Standings) -> Reader {
+        let read = &standings[ranges.clone()];
+        let position = read.iter().map(|standing| standing.applied).min().unwrap_or(0);
+        // A store that has the newest event still has those before it.
+        let known = read.iter().filter_map(|standing| standing.last).max();
         let (first, last) = lease::slices(ranges.clone());
         let all = ranges == (0..=RANGES - 1);
         let slices = (!all).then_some(SliceRange { first, last });
         tracing::debug!(first, last, feed.position = position, "slices read");
         Reader {
-            subscription: self.feed.subscribe(position, &self.store_id, vec![self.category], slices),
+            subscription: self
+                .feed
+                .subscribe(position, &self.store_id, vec![self.category], slices)
+                .knowing(known),
             ranges,
             events: Vec::new(),
             bytes: 0,
@@ -125,7 +131,7 @@ impl Readers {
     /// What the feed says next. May be dropped at any time without losing anything; never ends where nothing is read.
     ///
     /// # Errors
-    /// Where going on would be wrong: [`FeedError::StoreChanged`], [`FeedError::PositionAhead`].
+    /// Where going on would be wrong: [`FeedError::is_of_other_history`].
     pub async fn next(&mut self) -> Result<Heard, FeedError> {
         if self.all.is_empty() {
             return std::future::pending().await;
@@ -197,8 +203,9 @@ impl Readers {
         let mut parts = Vec::new();
         for reader in self.all.iter_mut().filter(|reader| !reader.events.is_empty()) {
             let as_of = reader.as_of().or_else(|| reader.events.last().and_then(recorded_at));
+            let lasts = lasts(self.category, &reader.ranges, &reader.events);
             let Reader { ranges, through, head, .. } = reader;
-            parts.push(Part { ranges: ranges.clone(), through: *through, head: *head, as_of });
+            parts.push(Part { ranges: ranges.clone(), through: *through, head: *head, as_of, lasts });
             reader.bytes = 0;
             events.append(&mut reader.events);
         }
@@ -220,6 +227,25 @@ impl Reader {
         self.through = self.through.max(through);
         self.head = self.head.max(head).max(self.through);
     }
+}
+
+/// The last of these events in each range that has one.
+fn lasts(
+    category: StreamCategory,
+    ranges: &RangeInclusive<usize>,
+    events: &[RecordedEvent],
+) -> Vec<(usize, Mark)> {
+    let mut lasts: Vec<(usize, Mark)> = Vec::new();
+    for event in events.iter().rev() {
+        let range = lease::range_of(category, &event.stream_key);
+        if !lasts.iter().any(|(known, _)| *known == range) {
+            lasts.extend(Mark::of(event).map(|mark| (range, mark)));
+        }
+        if lasts.len() == ranges.clone().count() {
+            break;
+        }
+    }
+    lasts
 }
 
 /// Adjacent ranges that are read together.

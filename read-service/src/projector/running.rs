@@ -259,7 +259,7 @@ impl<P: Projection> Running<P> {
         }
         let progress = &self.target.progress;
         progress.shared(held, &self.leases.recorded(), self.leases.owners());
-        self.readers.arrange(held, progress.snapshot().standings().map(|standing| standing.applied));
+        self.readers.arrange(held, &progress.snapshot().standings());
         self.arranged = held;
         self.rounds += 1;
         if self.rounds.is_multiple_of(PARKED_EVERY) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lease::{Owner, RANGES, Standing, Standings};
+use crate::subscription::Mark;
 
 /// A feed that is silent for longer than two heartbeats may hide events.
 const SILENCE: Duration = Duration::from_secs(12);
@@ -139,6 +140,12 @@ impl Snapshot {
             }
             standing
         })
+    }
+
+    /// The newest event known to be stored.
+    #[must_use]
+    pub(crate) fn last(&self) -> Option<Mark> {
+        self.ranges.iter().filter_map(|range| range.last).max()
     }
 
     /// Whether something applied by this copy waits for a refresh that is not yet under way.

@@ -176,6 +176,7 @@ async fn hand_over(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
         head: at,
         as_of: rebuild.started_at,
         visible_as_of: rebuild.started_at,
+        last: None,
     };
     session.subject.place(target).await?.seed(&rebuild.store_id, standing).await?;
     let fed = |indices: &Indices| {

@@ -63,7 +63,7 @@ impl Tail {
     /// The next thing told. May be dropped and called again at any time without losing anything.
     ///
     /// # Errors
-    /// Where what was read before does not go on: [`FeedError::StoreChanged`], [`FeedError::PositionAhead`].
+    /// Where what was read before does not go on: [`FeedError::is_of_other_history`].
     pub async fn next(&mut self) -> Result<Told, FeedError> {
         let told = self.hear().await?;
         match &told {
@@ -108,8 +108,7 @@ impl Tail {
 async fn open(feed: Feed, orders: Progress, pause: Duration) -> Result<Subscription, FeedError> {
     sleep(pause).await;
     let indexed = orders.snapshot();
-    let head = timeout(HEAD_LIMIT, feed.head()).await;
-    let head = head.unwrap_or_else(|_| Err(FeedError::Unavailable("timed out".to_owned())))?;
+    let head = in_time(feed.head()).await?;
     if !indexed.store_id.is_empty() && indexed.store_id != head.store_id {
         return Err(FeedError::StoreChanged);
     }
@@ -117,5 +116,17 @@ async fn open(feed: Feed, orders: Progress, pause: Duration) -> Result<Subscript
         return Err(FeedError::PositionAhead);
     }
     let categories = vec![StreamCategory::Order, StreamCategory::Customer];
+    if let Some(last) = indexed.last() {
+        // What is indexed must be in the store, which may have passed it since it was restored to an earlier point.
+        let proof = feed.subscribe(last.position, &head.store_id, categories.clone(), None);
+        if let Item::Interrupted(error) = in_time(proof.knowing(Some(last)).next()).await? {
+            return Err(error);
+        }
+    }
     Ok(feed.subscribe(head.head_position, &head.store_id, categories, None))
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, FeedError>>) -> Result<T, FeedError> {
+    let answer = timeout(HEAD_LIMIT, answer).await;
+    answer.unwrap_or_else(|_| Err(FeedError::Unavailable("timed out".to_owned())))
 }

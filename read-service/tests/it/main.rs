@@ -8,6 +8,7 @@ mod index;
 mod parking;
 mod lease;
 mod projector;
+mod rewritten;
 mod bulk_faults;
 mod rebuild_crash;
 mod grpc;

@@ -97,6 +97,7 @@ impl IndexProgress {
                     head: recorded.head,
                     as_of: known(recorded.as_of),
                     visible_as_of: known(recorded.visible_as_of),
+                    last: recorded.last.max(range.last),
                 };
             }
             snapshot.held = [false; RANGES];
@@ -129,6 +130,7 @@ impl IndexProgress {
                     (known.visible, known.visible_as_of) = (recorded.visible, recorded.visible_as_of);
                 }
                 known.head = known.head.max(recorded.head);
+                known.last = known.last.max(recorded.last);
                 // What its former owner wrote may lack a refresh.
                 if new && known.visible < known.applied {
                     let hidden = known.visible_as_of;
@@ -192,6 +194,9 @@ impl IndexProgress {
                 for range in &mut snapshot.ranges[part.ranges.clone()] {
                     range.applied = range.applied.max(part.through);
                     range.as_of = part.as_of.unwrap_or(range.as_of);
+                }
+                for (range, last) in &part.lasts {
+                    snapshot.ranges[*range].last = snapshot.ranges[*range].last.max(Some(*last));
                 }
             }
             snapshot.parked_streams = parked;

@@ -32,7 +32,7 @@ fn open(progress: &IndexProgress, own: i64, others: Standing) {
 }
 
 fn recorded(position: i64, as_of: i64) -> Standing {
-    Standing { applied: position, visible: position, head: position, as_of, visible_as_of: as_of }
+    Standing { applied: position, visible: position, head: position, as_of, visible_as_of: as_of, last: None }
 }
 
 fn all_but_last() -> RangeInclusive<usize> {
@@ -40,7 +40,7 @@ fn all_but_last() -> RangeInclusive<usize> {
 }
 
 fn stored(progress: &IndexProgress, through: i64, oldest: i64, as_of: Option<i64>) {
-    let part = Part { ranges: all_but_last(), through, head: through, as_of };
+    let part = Part { ranges: all_but_last(), through, head: through, as_of, lasts: vec![] };
     progress.stored(&[part], Some(oldest), 0);
 }
 
