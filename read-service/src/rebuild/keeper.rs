@@ -54,12 +54,14 @@ pub(crate) async fn run<P: Projection>(
             ended.await?;
         }
         let kept = draining.run_until_cancelled(async {
+            // A rebuild that cannot be taken holds up nothing else.
+            let kept = keeper.keep(&indices).await;
             if let (None, Some(id)) = (&work, &indices.rebuild)
                 && let Some(session) = keeper.pick_up(id).await?
             {
                 work = Some(tokio::spawn(drive_until::<P>(session, tools.limits.clone(), draining.clone())));
             }
-            keeper.keep(&indices).await
+            kept
         });
         let failed = kept.await.and_then(Result::err);
         if let Some(stop) = failed.as_ref().filter(|_| failed != trouble) {

@@ -21,7 +21,7 @@ use crate::subscription::WholeStream;
 
 /// How often the cursor is stored.
 const STORE_EVERY: Duration = Duration::from_secs(1);
-/// How much a throttled scan may do at once: more often it does not wait.
+/// How far a throttled scan may be ahead of its limit before it waits: at a high limit it does not wait for each stream.
 const BURST: Duration = Duration::from_millis(100);
 
 /// A document on its way.

@@ -240,8 +240,8 @@ mod tests {
         assert!(!may_begin(&rebuilt, &name(2), None), "no way back while a rebuild is under way");
         assert!(!may_begin(&rebuilt, &name(1), Some("mine")), "it is live");
         let hold = Hold { token: "t".to_owned(), to: name(2), floor: None };
-        let held = Indices { hold: Some(hold), ..rebuilt.clone() };
-        assert!(!may_begin(&held, &name(2), Some("mine")), "another switch is under way");
+        let busy = Indices { hold: Some(hold), ..rebuilt.clone() };
+        assert!(!may_begin(&busy, &name(2), Some("mine")), "another switch is under way");
 
         // Switched, ended, and gone back by an operator.
         let previous = Some(Previous { index: name(2), until: 0 });
