@@ -6,7 +6,7 @@ use proto::v1::*;
 use crate::world::{World, create};
 
 /// Compares each order's document with a fresh fold of its events.
-async fn assert_documents_equal_folds(world: &World, expected: usize) {
+pub async fn assert_documents_equal_folds(world: &World, expected: usize) {
     let orders = world.all_orders(OrderSort::Unspecified, 100).await;
     assert_eq!(orders.len(), expected);
     for summary in orders {

@@ -17,4 +17,5 @@ mod tokens;
 mod copies;
 mod paging;
 mod rebuild;
+mod rebuild_kills;
 mod sample;

@@ -11,6 +11,7 @@ use proto::v1::order_query_service_client::OrderQueryServiceClient;
 use proto::v1::projection_admin_service_client::ProjectionAdminServiceClient;
 use proto::v1::*;
 use shared::lifecycle::Lifecycle;
+use tokio::runtime::{self, Runtime};
 use tonic::Status;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
@@ -46,6 +47,19 @@ pub struct Running {
     address: String,
     channel: Channel,
     lifecycle: Lifecycle,
+    apart: Apart,
+}
+
+/// A runtime of a service's own, which can be ended at once; it ends with this.
+#[derive(Default)]
+struct Apart(Option<Runtime>);
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Addresses, as host:port, by which the services reach each other and their servers.
@@ -59,7 +73,7 @@ pub struct Paths {
 impl Running {
     async fn connect(address: String, lifecycle: Lifecycle) -> Self {
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { address, channel, lifecycle }
+        Self { address, channel, lifecycle, apart: Apart::default() }
     }
 
     /// What a read service tells operators.
@@ -87,11 +101,15 @@ impl World {
 
     /// The same on another Elasticsearch.
     pub async fn start_on(elasticsearch: String) -> Self {
-        let database = testing::database().await.unwrap();
+        Self::start_with(testing::database().await.unwrap(), elasticsearch, &[]).await
+    }
+
+    /// The same over an empty database, with further settings of the read service.
+    pub async fn start_with(database: TestDatabase, elasticsearch: String, settings: &[String]) -> Self {
         let write = start_write(&database.url, "127.0.0.1:0").await;
         let prefix = testing::unique_prefix("e2e");
         let mut world = Self { database, elasticsearch, prefix, write, read: None };
-        world.start_read().await;
+        world.read = Some(world.another_read_with(&world.paths(), settings).await);
         world.put_customer("17850", "Ada Lovelace").await;
         world.put_product("71053", "WHITE METAL LANTERN").await;
         world.put_product("85123A", "WHITE HANGING HEART T-LIGHT HOLDER").await;
@@ -165,12 +183,23 @@ impl World {
         self.start_write(&database).await;
     }
 
+    /// Ends the write service as `kill -9` does: nothing is finished, nobody is told.
+    pub fn kill_write(&mut self) {
+        self.write.apart.0.take().unwrap().shutdown_background();
+    }
+
+    /// Starts the write service, which was killed, on the same port over the same database.
+    pub async fn revive_write(&mut self) {
+        self.write = start_write(&self.database.url, &self.write.address).await;
+    }
+
     /// Stops the write service; gives the URL of its database.
     pub async fn stop_write(&mut self) -> String {
         let stopped = Running {
             address: self.write.address.clone(),
             channel: self.write.channel.clone(),
             lifecycle: Lifecycle::new(PATIENCE),
+            apart: Apart::default(),
         };
         std::mem::replace(&mut self.write, stopped).stop().await;
         self.database.url.clone()
@@ -277,12 +306,19 @@ async fn start_write(database_url: &str, listen: &str) -> Running {
         database_url,
     ];
     let config = WriteFlags::try_parse_from(flags).unwrap().config;
-    write_service::migrate(&config).await.unwrap();
     let lifecycle = Lifecycle::new(PATIENCE);
-    let service = write_service::build(config).await.unwrap();
-    let address = service.grpc_address().unwrap().to_string();
-    lifecycle.spawn("write service", service.run(lifecycle.clone()));
-    Running::connect(address, lifecycle).await
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let apart = Apart(Some(runtime));
+    let service = lifecycle.clone();
+    let started = apart.0.as_ref().unwrap().spawn(async move {
+        write_service::migrate(&config).await.unwrap();
+        let built = write_service::build(config).await.unwrap();
+        let address = built.grpc_address().unwrap().to_string();
+        service.spawn("write service", built.run(service.clone()));
+        address
+    });
+    let address = started.await.unwrap();
+    Running { apart, ..Running::connect(address, lifecycle).await }
 }
 
 pub fn create(quantity: i32) -> CreateOrderRequest {
