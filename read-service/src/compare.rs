@@ -19,7 +19,7 @@ use crate::lease::{self, LeaseError, Place};
 use crate::parking::Parking;
 use crate::projection::Projection;
 use crate::projector::fold_onto;
-use crate::subscription::{Feed, FeedError, WholeStream};
+use crate::subscription::{Feed, FeedError, Readable, WholeStream};
 
 /// Streams looked at alone at a time.
 const ALONE: usize = 8;
@@ -132,18 +132,18 @@ impl<P: Projection> Comparison<P> {
     /// Reads a stream and its document until the document includes what has been applied.
     async fn alone(&self, key: &str) -> Result<Outcome, CompareError> {
         let Place { index, control, live, .. } = &self.place;
+        let mut end = None;
         loop {
             // Before the document: what is applied then must be in it.
             let applied = self.applied(key).await?;
             let found = index.mget::<Value>(&live.name, &[key]).await?.pop().flatten();
-            let events = match self.feed.read_stream(P::CATEGORY, key, 1, 0).await {
-                Ok(events) => events,
-                Err(FeedError::Unreadable { error, .. }) => return Ok(Outcome::Wrong(error)),
-                Err(error) => return Err(error.into()),
-            };
+            let Readable { events, unreadable } = self.feed.read_as_far(P::CATEGORY, key, 1, 0).await?;
             let last = events.last().map_or(0, |event| event.version);
             let version = found.as_ref().map_or(0, |found| found.version);
             if version > last {
+                if let Some((_, error)) = unreadable {
+                    return Ok(Outcome::Wrong(error));
+                }
                 return Ok(Outcome::Wrong(format!("is ahead: version {version}, its stream ends at {last}")));
             }
             let upto = usize::try_from(version).unwrap_or(0);
@@ -153,16 +153,26 @@ impl<P: Projection> Comparison<P> {
             {
                 return Ok(Outcome::Wrong(format!("differs from the fold of its events up to {version}")));
             }
-            let Some(missing) = events.get(upto) else { return Ok(Outcome::Right) };
-            // Not in the feed yet, or not applied yet.
-            if missing.position == 0 || missing.position > applied {
-                sleep(AGAIN).await;
-                continue;
-            }
+            let (next, position) = match (events.get(upto), unreadable) {
+                (Some(missing), _) => (missing.version, missing.position),
+                (None, None) => return Ok(Outcome::Right),
+                // Where it stands in the feed cannot be read; not behind what was the end when it was met.
+                (None, Some((version, _))) => {
+                    let head = match end {
+                        Some(end) => end,
+                        None => self.feed.head().await?.head_position,
+                    };
+                    (version, *end.insert(head))
+                }
+            };
             if Parking::holds(index, control, &live.name, key).await? {
                 return Ok(if version == 0 { Outcome::Absent } else { Outcome::Right });
             }
-            let next = missing.version;
+            // Not in the feed yet, or not applied yet.
+            if position == 0 || position > applied {
+                sleep(AGAIN).await;
+                continue;
+            }
             return Ok(Outcome::Wrong(if version == 0 {
                 "is missing".to_owned()
             } else {

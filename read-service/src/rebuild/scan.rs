@@ -12,12 +12,12 @@ use super::Stop;
 use super::advance::{Advance, SCAN, share};
 use super::record::Rebuild;
 use super::session::Session;
-use crate::index::{Bulk, ItemOutcome};
+use crate::index::{Bulk, Index, ItemOutcome};
 use crate::lanes::Lanes;
-use crate::parking::{Fault, Parking};
+use crate::parking::{self, Fault, Parking};
 use crate::projection::Projection;
 use crate::projector::{Limits, fold_onto};
-use crate::subscription::WholeStream;
+use crate::subscription::{Feed, WholeStream};
 
 /// How often the cursor is stored.
 const STORE_EVERY: Duration = Duration::from_secs(1);
@@ -41,7 +41,10 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
     let (index, target) = (subject.index.clone(), rebuild.target_index.clone());
     let mut filling = Filling::<P> {
         lanes: Lanes::new(index.clone(), target.clone(), P::NAME, limits.bulks),
-        parking: Parking::load::<P>(index, control, target, clock).await?,
+        parking: Parking::load::<P>(index.clone(), control, target.clone(), clock).await?,
+        index,
+        feed: subject.feed.clone(),
+        target,
         parts: Parts::default(),
         meter: Meter::new(&rebuild),
         stored: Instant::now(),
@@ -77,6 +80,9 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
 
 /// The new index while it is filled.
 struct Filling<P: Projection> {
+    index: Index,
+    feed: Feed,
+    target: String,
     lanes: Lanes<Sent<P>>,
     parking: Parking,
     parts: Parts,
@@ -139,12 +145,16 @@ impl<P: Projection> Filling<P> {
         Ok(())
     }
 
-    /// What became of a document: one that does not fit is parked.
+    /// What became of a document: one that does not fit is stored as far as it does, and its stream parked.
     async fn became(&mut self, sent: Sent<P>, outcome: ItemOutcome) -> Result<(), Stop> {
         match outcome {
             ItemOutcome::Applied | ItemOutcome::AlreadyApplied => {}
-            ItemOutcome::Unfit(error) => {
-                self.park(&sent.key, Fault { version: 1, position: 0, error: error.to_string() }).await?;
+            ItemOutcome::Unfit(_) => {
+                let stream = self.feed.read_as_far(P::CATEGORY, &sent.key, 1, 0).await?;
+                let fault = parking::store::<P>(&self.index, &self.target, &sent.key, &stream).await?;
+                if let Some(fault) = fault {
+                    self.park(&sent.key, fault).await?;
+                }
             }
             ItemOutcome::Closed(error) => return Err(Stop::Fail(error.to_string())),
             // The lanes have tried for a while: from the stored cursor, once it may succeed.
@@ -154,7 +164,13 @@ impl<P: Projection> Filling<P> {
         Ok(())
     }
 
-    async fn park(&mut self, key: &str, fault: Fault) -> Result<(), Stop> {
+    async fn park(&mut self, key: &str, mut fault: Fault) -> Result<(), Stop> {
+        if fault.position == 0 {
+            // A scan does not tell it, nor why an event cannot be read.
+            let read = self.feed.read_as_far(P::CATEGORY, key, fault.version, fault.version).await?;
+            fault.position = read.events.first().map_or(0, |event| event.position);
+            fault.error = read.unreadable.map_or(fault.error, |(_, error)| error);
+        }
         Ok(self.parking.park(key, &fault).await?)
     }
 }

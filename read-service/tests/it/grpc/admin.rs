@@ -4,6 +4,7 @@ mod projections;
 mod projections_command;
 mod rebuild;
 mod rebuild_command;
+mod parked;
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
