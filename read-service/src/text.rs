@@ -68,7 +68,7 @@ struct Cut {
 impl Cut {
     /// Takes the next folded character, which stands at `place` in the text.
     fn take(&mut self, c: char, place: Range<usize>) {
-        if is_accent(c) || is_invisible(c) {
+        if !c.is_ascii() && (is_accent(c) || is_invisible(c)) {
             // Dropped, but its place belongs to the word that it stands in.
             if let Some(word) = &mut self.open {
                 word.range.end = place.end;

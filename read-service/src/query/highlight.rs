@@ -107,12 +107,20 @@ fn marked(text: &str, hit: impl Fn(usize) -> bool) -> String {
 
 /// Whether one letter wrong, missing, added or two neighbours swapped make `a` out of `b`.
 pub(super) fn within_one_edit(a: &str, b: &str) -> bool {
+    // A page of a search is thousands of pairs of words, nearly all of them ASCII.
+    if a.is_ascii() && b.is_ascii() {
+        return one_edit(a.as_bytes(), b.as_bytes());
+    }
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    one_edit(&a, &b)
+}
+
+fn one_edit<L: PartialEq>(a: &[L], b: &[L]) -> bool {
     let (a, b) = if a.len() <= b.len() { (a, b) } else { (b, a) };
     if b.len() - a.len() > 1 {
         return false;
     }
-    let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
     let (rest_a, rest_b) = (&a[same..], &b[same..]);
     if a.len() < b.len() {
         return rest_a == &rest_b[1..];
