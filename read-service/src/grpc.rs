@@ -7,6 +7,7 @@
 mod check;
 mod request;
 mod turns;
+mod names;
 mod one;
 mod many;
 mod answer;
@@ -28,6 +29,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use self::names::CustomerNames;
 use self::turns::Turns;
 use crate::Queries;
 use crate::consistency::{Consistency, Versions};
@@ -51,6 +53,7 @@ pub struct Questions {
     consistency: Consistency,
     tokens: PageTokens,
     turns: Turns,
+    names: CustomerNames,
     watches: Watches,
     draining: CancellationToken,
 }
@@ -69,6 +72,11 @@ impl Questions {
         );
         let tokens = PageTokens::new(&queries.page_token_key, queries.clock.clone());
         let turns = Turns::new(queries.searches_at_once);
+        let names = CustomerNames::new(
+            queries.index.clone(),
+            queries.aliases.customers.clone(),
+            queries.customers.clone(),
+        );
         let sources = watch::Sources {
             index: queries.index.clone(),
             aliases: queries.aliases.clone(),
@@ -76,7 +84,7 @@ impl Questions {
             orders: queries.orders.clone(),
         };
         let watches = Watches::new(sources, queries.watch_limits);
-        OrderQueryServiceServer::new(Self { queries, consistency, tokens, turns, watches, draining })
+        OrderQueryServiceServer::new(Self { queries, consistency, tokens, turns, names, watches, draining })
     }
 
     /// How fresh a read by id is that includes these projections.

@@ -13,7 +13,7 @@ use super::request::{AsOf, GetOrder};
 use super::{Questions, answer};
 use crate::consistency::{OnStale, Read};
 use crate::index::Found;
-use crate::projection::{self, CustomerDocument, OrderDocument, Orders};
+use crate::projection::{self, OrderDocument, Orders};
 use crate::watch::WatchError;
 
 impl Questions {
@@ -44,7 +44,8 @@ impl Questions {
         match found {
             Some(found) => {
                 freshness.index = found.index;
-                let name = self.name_today(&found.source.customer_id).await?;
+                let name = self.names.today(&found.source.customer_id).await;
+                let name = name.map_err(|error| answer::index_error(&error))?;
                 Ok(GetOrderResponse {
                     order: Some(answer::order(found.source, name)),
                     freshness: Some(freshness),
@@ -59,12 +60,6 @@ impl Questions {
     async fn document(&self, order_id: &str) -> Result<Option<Found<OrderDocument>>, Error> {
         let found = self.queries.index.get(&self.queries.aliases.orders, order_id).await;
         found.map_err(|error| answer::index_error(&error))
-    }
-
-    async fn name_today(&self, customer_id: &str) -> Result<Option<String>, Error> {
-        let customer =
-            self.queries.index.get::<CustomerDocument>(&self.queries.aliases.customers, customer_id).await;
-        Ok(customer.map_err(|error| answer::index_error(&error))?.map(|found| found.source.name))
     }
 
     /// Folded from the event store, which no token is ahead of.

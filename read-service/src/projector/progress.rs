@@ -7,6 +7,7 @@
 //! shared: whoever wants one waits for a refresh that begins after asking, and all who wait together get the same.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::clock::Clock;
@@ -32,6 +33,8 @@ struct Inner {
     /// Where the live index stands.
     shown: watch::Sender<Snapshot>,
     all: Mutex<All>,
+    /// The next epoch of any of its indices.
+    epochs: AtomicU64,
     refreshes: watch::Sender<Refreshes>,
     turn: tokio::sync::Mutex<()>,
 }
@@ -64,6 +67,7 @@ impl Progress {
             clock,
             shown: watch::Sender::new(Snapshot::new(projection, now)),
             all: Mutex::default(),
+            epochs: AtomicU64::new(0),
             refreshes: watch::Sender::new(Refreshes { begun: 0, ended: 0, outcome: Ok(()) }),
             turn: tokio::sync::Mutex::new(()),
         }))
@@ -130,6 +134,12 @@ impl Progress {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.0.shown.borrow().clone()
+    }
+
+    /// What stays the same for as long as no document changes whose slice lies in this range, where that is known.
+    #[must_use]
+    pub(crate) fn settled(&self, range: usize) -> Option<u64> {
+        self.0.shown.borrow().settled(range)
     }
 
     /// Tells of every change from now on.

@@ -154,6 +154,7 @@ impl<P: Projection> Running<P> {
     /// Takes the batch as far as it goes; meanwhile leases are renewed and the next batch is read.
     pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
         let Self { target, leases, readers, .. } = self;
+        target.progress.unsettled();
         let limits = target.tools.limits.clone();
         let progress = target.progress.clone();
         let keep = async {
@@ -241,6 +242,7 @@ impl<P: Projection> Running<P> {
             );
         }
         self.holding = true;
+        self.target.progress.unsettled();
         self.readers.clear();
         self.arranged = [false; RANGES];
         Ok(self.leases.stop_for(hold, &self.target.progress.snapshot().standings()).await?)

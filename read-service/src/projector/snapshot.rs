@@ -69,6 +69,10 @@ pub struct Snapshot {
     pub owners: Arc<[Owner]>,
     /// Counts what this copy stored.
     pub(crate) stored: u64,
+    /// Another one with each batch that begins and each change of leases, and never that of another index.
+    pub(super) epoch: u64,
+    /// A batch has begun, and documents may have changed that this copy does not count as stored yet.
+    pub(super) writing: bool,
     /// How far each range of slices is.
     pub(super) ranges: Standings,
     /// Which of them this copy projects.
@@ -95,6 +99,8 @@ impl Snapshot {
             last_progress_at: 0,
             owners: Arc::new([]),
             stored: 0,
+            epoch: 0,
+            writing: true,
             ranges: [Standing { as_of: now, visible_as_of: now, ..Standing::default() }; RANGES],
             held: [false; RANGES],
             unrefreshed_since: None,
@@ -140,6 +146,13 @@ impl Snapshot {
             }
             standing
         })
+    }
+
+    /// What stays the same for as long as no document of this range changes; `None` where that is not known, as another copy projects
+    /// it or something is about to change.
+    #[must_use]
+    pub(crate) fn settled(&self, range: usize) -> Option<u64> {
+        (self.held[range] && !self.writing).then_some(self.epoch)
     }
 
     /// The newest event known to be stored.

@@ -1,6 +1,7 @@
 //! How far one index is: what its projector, its leases and its refreshes say.
 
 use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
 
 use super::Progress;
 use crate::index::IndexError;
@@ -101,6 +102,7 @@ impl IndexProgress {
                 };
             }
             snapshot.held = [false; RANGES];
+            snapshot.writing = true;
             snapshot.parked_streams = parked;
             snapshot.last_error.clear();
             snapshot.recount();
@@ -115,7 +117,11 @@ impl IndexProgress {
         recorded: &Standings,
         owners: Vec<Owner>,
     ) {
+        let epoch = self.next_epoch();
         self.change(|snapshot| {
+            if snapshot.writing || snapshot.held != held {
+                (snapshot.epoch, snapshot.writing) = (epoch, false);
+            }
             for (range, recorded) in recorded.iter().enumerate() {
                 let known = &mut snapshot.ranges[range];
                 let new = held[range] && !snapshot.held[range];
@@ -148,6 +154,16 @@ impl IndexProgress {
                 snapshot.state = State::Live;
             }
         });
+    }
+
+    /// Documents are about to change, or may be changed by other copies from now on.
+    pub(in crate::projector) fn unsettled(&self) {
+        let epoch = self.next_epoch();
+        self.change(|snapshot| (snapshot.epoch, snapshot.writing) = (epoch, true));
+    }
+
+    fn next_epoch(&self) -> u64 {
+        self.progress.0.epochs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The feed gave events of these ranges, the oldest recorded at `oldest`, which are not applied yet.
@@ -209,6 +225,7 @@ impl IndexProgress {
                 None => snapshot.show_unchanged(),
             }
             snapshot.stored += 1;
+            snapshot.writing = false;
             snapshot.settle();
         });
     }

@@ -121,6 +121,30 @@ fn a_range_that_is_taken_over_is_no_further_than_its_record() {
     assert!(snapshot.is_dirty(), "its last documents may lack a refresh");
 }
 
+#[test]
+fn documents_are_settled_while_only_this_copy_could_change_them_and_does_not() {
+    let (progress, _) = progress();
+    open(&progress, 0, recorded(9, 200 * SECOND));
+    let settled = |range: usize| progress.snapshot().settled(range);
+    let before = settled(0);
+    assert!(before.is_some());
+    assert_eq!(settled(RANGES - 1), None, "another copy projects it");
+    progress.unsettled();
+    assert_eq!(settled(0), None);
+    stored(&progress, 3, 90 * SECOND, None);
+    let after = settled(0);
+    assert!(after.is_some() && after != before);
+    let held = progress.snapshot().held;
+    progress.shared(held, &[recorded(9, 200 * SECOND); RANGES], vec![]);
+    assert_eq!(settled(0), after);
+    progress.shared([true; RANGES], &[recorded(9, 200 * SECOND); RANGES], vec![]);
+    assert!(settled(0).is_some() && settled(0) != after, "documents of the other copy are this one's now");
+    // A batch that was given up may have changed something.
+    progress.unsettled();
+    progress.shared([true; RANGES], &[recorded(9, 200 * SECOND); RANGES], vec![]);
+    assert!(settled(0).is_some() && settled(0) != before);
+}
+
 #[tokio::test]
 async fn everyone_who_waits_gets_the_outcome() {
     let (progress, _) = progress();

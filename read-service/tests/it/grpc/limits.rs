@@ -17,14 +17,14 @@ use tokio::sync::watch;
 use tonic::{Code, Request};
 
 use super::world::{Sale, World, history, id, refusal};
-use crate::support::Search;
+use crate::support::{History, Search};
 
 const DOWN: (Code, Reason, Vec<String>) = (Code::Unavailable, Reason::SearchDown, vec![]);
 const TOO_LATE: (Code, Reason, Vec<String>) = (Code::DeadlineExceeded, Reason::DeadlinePassed, vec![]);
 const OVERLOADED: (Code, Reason, Vec<String>) = (Code::ResourceExhausted, Reason::Overloaded, vec![]);
 
 /// A way to Elasticsearch on which requests of one kind can be held back.
-struct Gate {
+pub(super) struct Gate {
     url: String,
     held: Arc<watch::Sender<&'static str>>,
     /// Requests held back so far.
@@ -67,7 +67,7 @@ impl Gate {
     }
 
     /// Holds back what has this in its first line; all goes through where it is empty.
-    fn hold(&self, part: &'static str) {
+    pub fn hold(&self, part: &'static str) {
         self.held.send_replace(part);
     }
 
@@ -78,12 +78,16 @@ impl Gate {
 }
 
 async fn world(name: &str, searches_at_once: usize) -> (World, Gate) {
+    gated(name, &history([&Sale::number(1)]), searches_at_once).await
+}
+
+/// A service behind a gate, in which all of `events` can be searched.
+pub(super) async fn gated(name: &str, events: &History, searches_at_once: usize) -> (World, Gate) {
     let search = Search::start(name).await;
     let gate = Gate::to(&search.url).await;
-    let events = history([&Sale::number(1)]);
-    let world = World::set(&search, &gate.url, &events, searches_at_once).await;
+    let world = World::set(&search, &gate.url, events, searches_at_once).await;
     world.ready().await;
-    world.caught_up(&events).await;
+    world.caught_up(events).await;
     (world, gate)
 }
 

@@ -7,11 +7,38 @@ use proto::v1::*;
 use tokio::time::timeout;
 use tonic::Code;
 
+use super::limits::gated;
 use super::world::{DAY, Sale, World, consistency, history, id, refusal, time, token};
 use crate::support::{DEADLINE, confirmed};
 
 fn as_of(order_id: &str, as_of: AsOf) -> GetOrderRequest {
     GetOrderRequest { order_id: order_id.to_owned(), as_of: Some(as_of), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_name_is_read_again_only_where_it_may_have_changed() {
+    let mut events = history([&Sale::number(1)]);
+    events.customer("17850", "Ada");
+    let (world, gate) = gated("names", &events, 16).await;
+    let order = GetOrderRequest { order_id: id(1), ..Default::default() };
+    let name = async || world.get(order.clone()).await.unwrap().order.unwrap().customer_current_name;
+    assert_eq!(name().await, "Ada");
+    // Whatever reads that customer would wait here.
+    gate.hold("customers/_doc");
+    assert_eq!(timeout(DEADLINE, name()).await.unwrap(), "Ada");
+    gate.hold("");
+    for number in 0..20 {
+        let renamed = format!("Ada {number}");
+        let body = CustomerRenamed { customer_id: "17850".into(), name: renamed.clone() };
+        events.add(StreamCategory::Customer, "17850", Some(Body::CustomerRenamed(body)));
+        world.feed.publish(&events);
+        let tokens = vec![token(StreamCategory::Customer, "17850", number + 2)];
+        let consistency = consistency(tokens, consistency::OnStale::Unspecified);
+        let asked = world.get(GetOrderRequest { consistency, ..order.clone() }).await.unwrap();
+        assert_eq!(asked.order.unwrap().customer_current_name, renamed);
+        // Nor does anyone go back to an older one.
+        assert_eq!(name().await, renamed);
+    }
 }
 
 #[tokio::test]
