@@ -56,6 +56,9 @@ pub struct Indices {
     /// Number in the name that was given last. None is given twice: what remembers a dropped index knows none that follows.
     #[serde(default)]
     pub numbered: u64,
+    /// Counts repairs of documents: with each, projectors forget what they read before.
+    #[serde(default)]
+    pub mends: i64,
 }
 
 /// The index that answered before.

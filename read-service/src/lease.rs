@@ -9,6 +9,7 @@
 //!
 //! - `share`: who should project what, decided from what all copies see.
 //! - `record`: the record of a range.
+//! - `place`: all records of an index, as anyone may read them.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -19,11 +20,14 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::index::{Index, IndexError, LiveIndex, Put, Record, Stamp};
+use crate::index::{Index, IndexError, Put, Record, Stamp};
 use crate::subscription::Mark;
 
 mod share;
 mod record;
+mod place;
+
+pub use place::{Place, Sign};
 
 use record::{RangeRecord, WholeCheckpoint};
 use share::View;
@@ -89,19 +93,6 @@ impl Default for Times {
     }
 }
 
-/// What leases are about.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Elasticsearch.
-    pub index: Index,
-    /// Name of the control index.
-    pub control: String,
-    /// The physical index that is fed.
-    pub live: LiveIndex,
-    /// Name of the projection.
-    pub projection: &'static str,
-}
-
 /// The records belong to another index or store than before, or are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("checkpoint was taken over for another index or another store")]
@@ -131,19 +122,6 @@ pub struct Owner {
     pub expires_at: Instant,
 }
 
-/// What the owner of a range last said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sign {
-    /// Name of the copy; empty where nobody owns the range.
-    pub owner: String,
-    /// The hold for which it has stopped, if ever.
-    pub held: String,
-    /// Counts what it said.
-    pub beat: i64,
-    /// The checkpoint.
-    pub position: i64,
-}
-
 /// The leases of one index as one copy sees and holds them.
 pub struct Leases {
     place: Place,
@@ -152,6 +130,8 @@ pub struct Leases {
     times: Times,
     ids: Vec<String>,
     store_id: String,
+    /// The repair before which this copy has forgotten what it had read.
+    forgot: i64,
     ranges: Vec<Tenure>,
     due: Instant,
     ends: watch::Sender<Ends>,
@@ -226,7 +206,7 @@ impl Leases {
         let ranges = tenures.collect::<Result<Vec<_>, TakenOver>>().map_err(LeaseError::from)?;
         let store_id = ranges[0].record.store_id.clone();
         let ends = watch::Sender::default();
-        Ok(Self { place, me: me.to_owned(), times, ids, store_id, ranges, due: now, ends })
+        Ok(Self { place, me: me.to_owned(), times, ids, store_id, forgot: 0, ranges, due: now, ends })
     }
 
     /// The store whose events the index holds.
@@ -303,10 +283,11 @@ impl Leases {
                     Some(_) => record.clone().at(standings[range]),
                     // Made this copy's by its former owner, or by a write whose outcome was not heard.
                     None => record.clone(),
-                };
+                }
+                .having_forgotten(self.forgot);
                 let renewed_lately =
                     tenure.renewed.is_some_and(|renewed| renewed.elapsed() < self.times.renew);
-                if !record.heir.is_empty() || !renewed_lately {
+                if !record.heir.is_empty() || !renewed_lately || record.forgot != self.forgot {
                     let heir = if record.heir.is_empty() { &self.me } else { &record.heir };
                     writes.push((range, next.left_to(heir)));
                 }
@@ -352,6 +333,12 @@ impl Leases {
             (range, record.left_to(&self.me))
         });
         self.write(writes.collect()).await
+    }
+
+    /// Says in the ranges of this copy, with the next round, that what it had read before this repair is forgotten.
+    pub fn say_forgotten(&mut self, mends: i64) {
+        self.forgot = mends;
+        self.due = Instant::now();
     }
 
     /// Stores how far the ranges are that this copy projects, and leaves them to others.
@@ -450,61 +437,6 @@ impl Leases {
 /// Where Elasticsearch fails.
 pub async fn forget(index: &Index, control: &str, name: &str) -> Result<(), IndexError> {
     index.remove_all(control, &record::ids(name)).await
-}
-
-impl Place {
-    /// How far each range is, and of which store; `None` where not all of them have a record of this index.
-    ///
-    /// # Errors
-    /// Where Elasticsearch fails.
-    pub async fn recorded(&self) -> Result<Option<(String, Standings)>, LeaseError> {
-        let Some(records) = self.own().await?.into_iter().collect::<Option<Vec<_>>>() else {
-            return Ok(None);
-        };
-        Ok(Some((records[0].store_id.clone(), std::array::from_fn(|range| records[range].standing()))))
-    }
-
-    /// Makes the records of an index that was filled up to a position by other means; those that are there stay.
-    ///
-    /// # Errors
-    /// Where Elasticsearch fails.
-    pub async fn seed(&self, store_id: &str, standing: Standing) -> Result<(), LeaseError> {
-        let ids = record::ids(&self.live.name);
-        let put =
-            |(range, id)| Put { id, seen: None, value: RangeRecord::new(self, store_id, range, standing) };
-        self.make(&ids.into_iter().enumerate().map(put).collect::<Vec<_>>()).await
-    }
-
-    /// What each range's owner last said; `None` where there is no record of this index.
-    ///
-    /// # Errors
-    /// Where Elasticsearch fails.
-    pub async fn signs(&self) -> Result<Vec<Option<Sign>>, LeaseError> {
-        let sign = |RangeRecord { owner, held, beat, position, .. }| Sign { owner, held, beat, position };
-        Ok(self.own().await?.into_iter().map(|record| record.map(sign)).collect())
-    }
-
-    /// The record of each range, where there is one that belongs to this index.
-    async fn own(&self) -> Result<Vec<Option<RangeRecord>>, LeaseError> {
-        let found = self.find(&record::ids(&self.live.name)).await?.into_iter();
-        let values = found.map(|record| record.map(|record| record.value));
-        Ok(values.map(|record| record.filter(|record| record.index_uuid == self.live.uuid)).collect())
-    }
-
-    /// Stores the records, unless another copy has done so meanwhile.
-    async fn make(&self, puts: &[Put<RangeRecord>]) -> Result<(), LeaseError> {
-        for outcome in self.index.put_all(&self.control, puts).await? {
-            match outcome {
-                Err(error) if !error.is_conflict() => return Err(error.into()),
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn find(&self, ids: &[String]) -> Result<Vec<Option<Record<RangeRecord>>>, LeaseError> {
-        Ok(self.index.records(&self.control, ids).await?)
-    }
 }
 
 impl fmt::Debug for Leases {

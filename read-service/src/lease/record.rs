@@ -25,6 +25,9 @@ pub(super) struct RangeRecord {
     /// The hold for which its owner has stopped; empty where it never did.
     #[serde(default)]
     pub held: String,
+    /// The repair before which its owner has forgotten all documents that it had read.
+    #[serde(default)]
+    pub forgot: i64,
     /// Counts the writes of the owner: a wish of another copy is no sign of the owner's life.
     pub beat: i64,
     pub position: i64,
@@ -60,6 +63,7 @@ impl RangeRecord {
             owner: String::new(),
             heir: String::new(),
             held: String::new(),
+            forgot: 0,
             beat: 0,
             position: 0,
             visible_position: 0,
@@ -97,6 +101,11 @@ impl RangeRecord {
     /// The record of an owner that has stopped for a hold.
     pub fn held_for(self, hold: &str) -> Self {
         Self { held: hold.to_owned(), ..self }
+    }
+
+    /// The record of an owner that has forgotten what it had read before this repair.
+    pub fn having_forgotten(self, mends: i64) -> Self {
+        Self { forgot: mends, ..self }
     }
 
     /// How far the range is.

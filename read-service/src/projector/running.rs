@@ -39,6 +39,8 @@ pub(super) struct Running<P: Projection> {
     holding: bool,
     /// Rounds of leases since it began.
     rounds: u32,
+    /// Repairs of documents that were heard of.
+    mends: i64,
     checkpointed: Instant,
     refreshed: Instant,
 }
@@ -97,6 +99,7 @@ impl<P: Projection> Running<P> {
             leases,
             holding: false,
             rounds: 0,
+            mends: 0,
             arranged: [false; RANGES],
             checkpointed: Instant::now(),
             refreshed: Instant::now(),
@@ -207,6 +210,12 @@ impl<P: Projection> Running<P> {
             self.leases.round(&self.target.progress.snapshot().standings()).await?;
             // After the round and before anything is applied or told: whoever took a range knows of a hold then.
             let indices = self.target.tools.feeds.look().await?;
+            if indices.mends != self.mends {
+                // Some of them were wrong.
+                self.target.documents.forget_all();
+                self.leases.say_forgotten(indices.mends);
+                self.mends = indices.mends;
+            }
             match indices.hold_of(self.target.progress.index()) {
                 Some(hold) => self.stop_for(hold).await?,
                 None => self.arrange().await?,

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use proto::v1::SliceRange;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::{Stop, Subject};
 use crate::feeds::{Hold, Indices, Previous};
-use crate::lease::{self, Place, RANGES, Sign};
+use crate::lease::{self, Place, RANGES};
 use crate::parking;
 use crate::subscription::Item;
 
@@ -60,7 +60,8 @@ fn may_begin(indices: &Indices, to: &str, rebuild: Option<&str>) -> bool {
 
 async fn move_over(subject: &Subject, from: &str, hold: &Hold) -> Result<Indices, Stop> {
     let (live, target) = (subject.place(from).await?, subject.place(&hold.to).await?);
-    stopped(subject, &live, &hold.token).await?;
+    // From here on nobody applies anything to the live index.
+    live.all_say(|sign| sign.held == hold.token, subject.times.expire).await?;
     // Whatever is in the live index was in the feed before now.
     let floor = subject.feed.head().await?.head_position;
     includes(subject, &target, floor).await?;
@@ -148,34 +149,6 @@ pub(super) async fn discard(subject: &Subject, name: &str) -> Result<(), Stop> {
     lease::forget(&subject.index, subject.feeds.control(), name).await?;
     tracing::info!(projection = subject.projection, index = name, "index dropped");
     Ok(())
-}
-
-/// Waits until nobody applies anything to the live index: every owner has said so, or has not been heard of for so long that its
-/// lease has ended.
-async fn stopped(subject: &Subject, live: &Place, hold: &str) -> Result<(), Stop> {
-    let mut last: Vec<Option<Sign>> = Vec::new();
-    let mut since = vec![Instant::now(); RANGES];
-    loop {
-        let signs = live.signs().await?;
-        let now = Instant::now();
-        for (range, sign) in signs.iter().enumerate() {
-            let heard = |sign: &Option<Sign>| sign.as_ref().map(|sign| (sign.owner.clone(), sign.beat));
-            if last.get(range).map(heard) != Some(heard(sign)) {
-                since[range] = now;
-            }
-        }
-        let still = |(range, sign): (usize, &Option<Sign>)| {
-            sign.as_ref().is_none_or(|sign| {
-                let silent = now.saturating_duration_since(since[range]) >= subject.times.expire;
-                sign.held == hold || sign.owner.is_empty() || silent
-            })
-        };
-        if signs.iter().enumerate().all(still) {
-            return Ok(());
-        }
-        last = signs;
-        sleep(POLL).await;
-    }
 }
 
 /// Waits until the checkpoints of an index include every event up to this position.
