@@ -99,6 +99,8 @@ reasons! {
     RebuildRunning = "REBUILD_RUNNING", Aborted, ReadAgain;
     /// The stream is not parked, or no longer.
     StreamNotParked = "STREAM_NOT_PARKED", NotFound, Correct;
+    /// An audit of the projection is under way at this copy of the service.
+    AuditRunning = "AUDIT_RUNNING", Aborted, ReadAgain;
     /// There is no previous index to go back to: no rebuild has switched within the grace period.
     NoPreviousIndex = "NO_PREVIOUS_INDEX", FailedPrecondition, ChangeState;
     /// A switch to another index could not be done now; nothing has changed.

@@ -1,25 +1,34 @@
 //! Documents of one index against a fresh fold of their events.
 //!
 //! At first sight whole streams, as a scan gives them, are compared with their documents. The index is fed meanwhile: what seems
-//! wrong then is looked at alone, until what is applied must be in it. Streams that are parked are right as far as they got. Nothing
-//! here writes.
+//! wrong then is looked at alone, until what is applied must be in it. What is not applied yet is no difference, and a stream that is
+//! parked is right as far as it could be applied. Nothing here writes.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use proto::v1::{RecordedEvent, StreamCategory};
+use proto::v1::StreamCategory;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::index::{Every, Found, IndexError, whole};
-use crate::lease::{self, LeaseError, Place};
+use crate::index::{Every, IndexError, Stamp};
+use crate::lease::{self, LeaseError, Place, RANGES};
 use crate::parking::Parking;
 use crate::projection::Projection;
-use crate::projector::fold_onto;
 use crate::subscription::{Feed, FeedError, Readable, WholeStream};
+
+mod judge;
+mod fields;
+mod keys;
+
+pub(crate) use judge::NOBODYS;
+pub use judge::{Difference, Kind};
+pub(crate) use keys::Keys;
+
+use judge::{Judgement, Moment, folded, same};
 
 /// Streams looked at alone at a time.
 const ALONE: usize = 8;
@@ -43,12 +52,22 @@ pub(crate) enum CompareError {
 /// What became of a stream looked at alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Its document is right.
+    /// Its document is right, as far as its events are applied.
     Right,
-    /// It has none, as its first event cannot be applied.
+    /// It has none, as none of its events is applied.
     Absent,
     /// Something is wrong.
-    Wrong(String),
+    Wrong(Difference),
+}
+
+/// A stream looked at alone.
+#[derive(Clone, Debug)]
+pub(crate) struct Look<D> {
+    pub outcome: Outcome,
+    /// Version and state of the document that was found.
+    pub found: Option<(i64, Stamp)>,
+    /// Where something is wrong, the document that would be right: with what is applied, and no less than what was found.
+    pub right: Option<D>,
 }
 
 /// What became of streams at first sight.
@@ -67,13 +86,23 @@ pub(crate) struct Sight {
 pub(crate) struct Comparison<P> {
     feed: Feed,
     place: Place,
+    patience: Option<Duration>,
+    /// For each range of slices its checkpoint as last seen, and since when.
+    checkpoints: Mutex<[Option<(i64, Instant)>; RANGES]>,
     projection: std::marker::PhantomData<fn() -> P>,
 }
 
 impl<P: Projection> Comparison<P> {
-    /// That of the documents of `place` with the events of `feed`.
-    pub fn new(feed: Feed, place: Place) -> Self {
-        Self { feed, place, projection: std::marker::PhantomData }
+    /// That of the documents of `place` with the events of `feed`. Where checkpoints stand still for as long as `patience`, what they
+    /// do not include is not waited for.
+    pub fn new(feed: Feed, place: Place, patience: Option<Duration>) -> Self {
+        let checkpoints = Mutex::default();
+        Self { feed, place, patience, checkpoints, projection: std::marker::PhantomData }
+    }
+
+    /// The index that is compared.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Compares streams with their documents: `whole` says which content and all, others by version.
@@ -123,69 +152,74 @@ impl<P: Projection> Comparison<P> {
     /// [`CompareError`].
     pub async fn look(&self, keys: Vec<String>) -> Result<Vec<(String, Outcome)>, CompareError> {
         let looks = stream::iter(keys).map(|key| async move {
-            let outcome = self.alone(&key).await?;
+            let outcome = self.alone(&key).await?.outcome;
             Ok::<_, CompareError>((key, outcome))
         });
         looks.buffered(ALONE).boxed().try_collect().await
     }
 
-    /// Reads a stream and its document until the document includes what has been applied.
-    async fn alone(&self, key: &str) -> Result<Outcome, CompareError> {
+    /// Reads a stream and its document until the document includes what was applied when the look began.
+    ///
+    /// # Errors
+    /// [`CompareError`].
+    pub async fn alone(&self, key: &str) -> Result<Look<P::Document>, CompareError> {
         let Place { index, control, live, .. } = &self.place;
-        let mut end = None;
+        let mut goal = None;
         loop {
-            // Before the document: what is applied then must be in it.
-            let applied = self.applied(key).await?;
+            // In this order: what is applied is in the document, what is in the document is in the stream.
+            let (applied, moves) = self.applied(key).await?;
             let found = index.mget::<Value>(&live.name, &[key]).await?.pop().flatten();
-            let Readable { events, unreadable } = self.feed.read_as_far(P::CATEGORY, key, 1, 0).await?;
-            let last = events.last().map_or(0, |event| event.version);
-            let version = found.as_ref().map_or(0, |found| found.version);
-            if version > last {
-                if let Some((_, error)) = unreadable {
-                    return Ok(Outcome::Wrong(error));
+            let stream = self.events(key).await?;
+            let parked = Parking::find(index, control, &live.name, key).await?;
+            let at = Moment { applied, stream, parked };
+            let goal = *goal.get_or_insert(at.end());
+            let outcome = match at.judge::<P>(goal, found.as_ref()) {
+                // It moves with the next checkpoint.
+                Judgement::Later if moves => {
+                    sleep(AGAIN).await;
+                    continue;
                 }
-                return Ok(Outcome::Wrong(format!("is ahead: version {version}, its stream ends at {last}")));
-            }
-            let upto = usize::try_from(version).unwrap_or(0);
-            if let Some(found) = &found
-                && !folded::<P>(&events[..upto.min(events.len())])
-                    .is_some_and(|expected| same::<P>(&expected, found))
-            {
-                return Ok(Outcome::Wrong(format!("differs from the fold of its events up to {version}")));
-            }
-            let (next, position) = match (events.get(upto), unreadable) {
-                (Some(missing), _) => (missing.version, missing.position),
-                (None, None) => return Ok(Outcome::Right),
-                // Where it stands in the feed cannot be read; not behind what was the end when it was met.
-                (None, Some((version, _))) => {
-                    let head = match end {
-                        Some(end) => end,
-                        None => self.feed.head().await?.head_position,
-                    };
-                    (version, *end.insert(head))
-                }
+                Judgement::Later | Judgement::Right => match found {
+                    Some(_) => Outcome::Right,
+                    None => Outcome::Absent,
+                },
+                Judgement::Wrong(difference) => Outcome::Wrong(difference),
             };
-            if Parking::holds(index, control, &live.name, key).await? {
-                return Ok(if version == 0 { Outcome::Absent } else { Outcome::Right });
+            // Between the reads a parked stream may have been taken back, or the document have been put right.
+            if let Outcome::Wrong(_) = outcome {
+                let now = index.versions(&live.name, &[key]).await?.pop().flatten();
+                if now != found.as_ref().map(|found| found.version) {
+                    continue;
+                }
             }
-            // Not in the feed yet, or not applied yet.
-            if position == 0 || position > applied {
-                sleep(AGAIN).await;
-                continue;
-            }
-            return Ok(Outcome::Wrong(if version == 0 {
-                "is missing".to_owned()
-            } else {
-                format!("is behind: version {version}, event {next} was applied")
-            }));
+            let right = match outcome {
+                Outcome::Wrong(_) => at.right::<P>(found.as_ref().map_or(0, |found| found.version)),
+                Outcome::Right | Outcome::Absent => None,
+            };
+            return Ok(Look { outcome, found: found.map(|found| (found.version, found.stamp)), right });
         }
     }
 
-    /// Every event of this stream up to here is applied.
-    async fn applied(&self, key: &str) -> Result<i64, CompareError> {
+    /// Up to where every event of this stream is applied, and whether to wait for more.
+    async fn applied(&self, key: &str) -> Result<(i64, bool), CompareError> {
+        let range = lease::range_of(P::CATEGORY, key);
         let signs = self.place.signs().await?;
-        let sign = signs.get(lease::range_of(P::CATEGORY, key)).and_then(Option::as_ref);
-        Ok(sign.map_or(0, |sign| sign.position))
+        let position = signs.get(range).and_then(Option::as_ref).map_or(0, |sign| sign.position);
+        let mut checkpoints = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match checkpoints[range] {
+            Some((last, since)) if last == position => since,
+            _ => Instant::now(),
+        };
+        checkpoints[range] = Some((position, since));
+        Ok((position, self.patience.is_none_or(|patience| since.elapsed() < patience)))
+    }
+
+    /// The events of the stream with exactly this key, as far as they can be read.
+    async fn events(&self, key: &str) -> Result<Readable, FeedError> {
+        if !may_be_key(P::CATEGORY, key) {
+            return Ok(Readable::default());
+        }
+        self.feed.read_as_far(P::CATEGORY, key, 1, 0).await
     }
 
     /// Goes through the documents that are there now.
@@ -225,59 +259,12 @@ impl<P: Projection> Comparison<P> {
     }
 }
 
-/// Keys of streams, as hashes of 8 bytes each. Where they are too many for the memory they are taken in parts, one after the other.
-#[derive(Debug)]
-pub(crate) struct Keys {
-    /// Drawn anew each time, so that no key is safe from a twin.
-    draw: RandomState,
-    part: u64,
-    parts: u64,
-    hashes: Vec<u64>,
-}
-
-impl Keys {
-    /// Those of one part of several, none yet.
-    pub fn of(part: u64, parts: u64) -> Self {
-        Self { draw: RandomState::new(), part, parts: parts.max(1), hashes: Vec::new() }
-    }
-
-    /// Takes the keys of these streams.
-    pub fn take(&mut self, streams: &[WholeStream]) {
-        let hashes = streams.iter().map(|stream| self.draw.hash_one(stream.key.as_str()));
-        let (part, parts) = (self.part, self.parts);
-        self.hashes.extend(hashes.filter(|hash| hash % parts == part));
-    }
-
-    /// To be called once all are taken.
-    pub fn sort(&mut self) {
-        self.hashes.sort_unstable();
-    }
-
-    /// Whether a key is among them, or in another part.
-    fn may_have(&self, key: &str) -> bool {
-        let hash = self.draw.hash_one(key);
-        hash % self.parts != self.part || self.hashes.binary_search(&hash).is_ok()
-    }
-}
-
 /// Whether the feed can know a stream by this key, in the one form that ids of documents have.
 fn may_be_key(category: StreamCategory, key: &str) -> bool {
     match category {
         StreamCategory::Order => Uuid::try_parse(key).is_ok_and(|id| id.to_string() == key),
         _ => !key.is_empty(),
     }
-}
-
-/// The document of these events; `None` where there are none, or not all of them can be folded.
-fn folded<P: Projection>(events: &[RecordedEvent]) -> Option<P::Document> {
-    let mut document = None;
-    let (_, outcome) = fold_onto::<P>(&mut document, events);
-    outcome.ok().and(document)
-}
-
-/// Whether the document is stored like this, field by field, at its version.
-fn same<P: Projection>(expected: &P::Document, found: &Found<Value>) -> bool {
-    found.version == P::version(expected) && whole(expected, &P::search(expected)) == found.source
 }
 
 #[cfg(test)]
@@ -292,19 +279,5 @@ mod tests {
             assert!(!may_be_key(StreamCategory::Order, other), "{other}");
         }
         assert!(may_be_key(StreamCategory::Customer, "17850"));
-    }
-
-    #[test]
-    fn every_key_is_in_one_part() {
-        let streams: Vec<_> =
-            (0..100).map(|n| WholeStream { key: format!("key {n}"), events: Vec::new() }).collect();
-        let mut parts: Vec<_> = (0..3).map(|part| Keys::of(part, 3)).collect();
-        for keys in &mut parts {
-            keys.take(&streams);
-            keys.sort();
-            assert!(streams.iter().all(|stream| keys.may_have(&stream.key)));
-        }
-        assert!(parts.iter().any(|keys| !keys.may_have("another")));
-        assert!(parts.iter().all(|keys| keys.hashes.len() < 100));
     }
 }

@@ -10,6 +10,7 @@
 //! - `schema`: indices, aliases, refresh.
 //! - `lifecycle`: indices made for a rebuild, switched, dropped.
 //! - `every`: all documents of an index.
+//! - `repair`: documents written over and deleted.
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ mod control;
 mod schema;
 mod lifecycle;
 mod every;
+mod repair;
 
 pub use bulk::{Bulk, ItemOutcome, SealedBulk, whole};
 pub use control::{Put, Record, Stamp};

@@ -15,6 +15,7 @@
 //! | [`feeds`] | which indices a projection has: live, being rebuilt, previous |
 //! | `feeding` | a projector for each of them |
 //! | `compare` | documents against a fresh fold of their events |
+//! | [`audit`] | documents that differ from their events: told, put right |
 //! | [`rebuild`] | new index, scan, catch up, verify, switch |
 //! | [`query`] | a request becomes JSON, an answer becomes rows |
 //! | [`page_token`] | where a list goes on, authenticated |
@@ -34,6 +35,7 @@ pub mod projector;
 pub mod feeds;
 mod feeding;
 mod compare;
+pub mod audit;
 pub mod rebuild;
 pub mod query;
 pub mod page_token;
@@ -55,6 +57,7 @@ use tokio::net::TcpListener;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
+use self::audit::Auditor;
 pub use self::config::Config;
 use self::config::PageTokenKey;
 use self::feeds::Feeds;
@@ -86,6 +89,8 @@ pub struct Queries {
     pub products: Progress,
     /// Rebuilds of each projection.
     pub desks: [Desk; 3],
+    /// Audits of each projection.
+    pub auditors: [Auditor; 3],
     /// Where to search.
     pub aliases: Aliases,
     /// Authenticates page tokens.
@@ -182,6 +187,11 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
             Desk::new(Subject::of::<Orders>(&tools.orders, rules)),
             Desk::new(Subject::of::<Customers>(&tools.customers, rules)),
             Desk::new(Subject::of::<Products>(&tools.products, rules)),
+        ],
+        auditors: [
+            Auditor::of::<Orders>(&tools.orders),
+            Auditor::of::<Customers>(&tools.customers),
+            Auditor::of::<Products>(&tools.products),
         ],
         aliases: Aliases::new(&config.index_prefix),
         page_token_key: page_token_key.bytes(),

@@ -235,17 +235,18 @@ impl Parking {
         self.loose.iter().map(String::as_str)
     }
 
-    /// Whether a stream of the index `target` has a record, asked without loading which have.
+    /// The record of a stream of the index `target`, where it has one, asked without loading which have.
     ///
     /// # Errors
     /// Where Elasticsearch fails.
-    pub async fn holds(
+    pub async fn find(
         index: &Index,
         control: &str,
         target: &str,
         stream_key: &str,
-    ) -> Result<bool, IndexError> {
-        Ok(index.record::<ParkedStream>(control, &record_id(target, stream_key)).await?.is_some())
+    ) -> Result<Option<ParkedStream>, IndexError> {
+        let record = index.record::<ParkedStream>(control, &record_id(target, stream_key)).await?;
+        Ok(record.map(|record| record.value))
     }
 
     /// Sets a stream aside.

@@ -6,10 +6,12 @@
 //! - `projections`: the state of each projection.
 //! - `rebuild`: rebuilds and the way back.
 //! - `parked`: streams that are set aside.
+//! - `audit`: documents compared with their events.
 
 mod projections;
 mod rebuild;
 mod parked;
+mod audit;
 
 use std::pin::Pin;
 
@@ -29,6 +31,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Queries;
 use crate::rebuild::{Desk, Wish};
+use audit::Audits;
 use parked::Parked;
 use projections::Projections;
 use rebuild::Rebuilds;
@@ -39,15 +42,17 @@ pub struct Administration {
     projections: Projections,
     rebuilds: Rebuilds,
     parked: Parked,
+    audits: Audits,
 }
 
 impl Administration {
-    /// The service over the projections that `queries` leads to; watches end with `SHUTTING_DOWN` once `draining` begins.
+    /// The service over the projections that `queries` leads to; watches and audits end with `SHUTTING_DOWN` once `draining` begins.
     #[must_use]
     pub fn new(queries: &Queries, draining: CancellationToken) -> ProjectionAdminServiceServer<Self> {
-        let rebuilds = Rebuilds::new(queries.desks.clone(), draining);
+        let rebuilds = Rebuilds::new(queries.desks.clone(), draining.clone());
+        let audits = Audits::new(queries.auditors.clone(), draining);
         let (projections, parked) = (Projections::new(queries), Parked::new(queries));
-        ProjectionAdminServiceServer::new(Self { projections, rebuilds, parked })
+        ProjectionAdminServiceServer::new(Self { projections, rebuilds, parked, audits })
     }
 }
 
@@ -55,12 +60,11 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The desk of a projection that a caller names.
 fn desk<'a>(desks: &'a [Desk], projection: &str) -> Result<&'a Desk, Error> {
-    let desk = desks.iter().find(|desk| desk.projection() == projection);
-    desk.ok_or_else(|| Error::invalid("projection", "must be \"orders\", \"customers\" or \"products\""))
+    desks.iter().find(|desk| desk.projection() == projection).ok_or_else(unknown_projection)
 }
 
-fn later<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("not served yet"))
+fn unknown_projection() -> Error {
+    Error::invalid("projection", "must be \"orders\", \"customers\" or \"products\"")
 }
 
 #[tonic::async_trait]
@@ -154,8 +158,8 @@ impl ProjectionAdminService for Administration {
 
     async fn audit_projection(
         &self,
-        _request: Request<AuditProjectionRequest>,
+        request: Request<AuditProjectionRequest>,
     ) -> Result<Response<Self::AuditProjectionStream>, Status> {
-        later()
+        Ok(Response::new(Box::pin(self.audits.begin(request.into_inner())?)))
     }
 }

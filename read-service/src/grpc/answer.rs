@@ -126,10 +126,21 @@ pub(super) fn consistency_error(error: &ConsistencyError) -> Error {
 
 /// The error of a read from the event store.
 pub(super) fn feed_error(order_id: &str, error: &FeedError) -> Error {
-    tracing::warn!(%error, order.id = order_id, "the feed did not answer");
+    match error {
+        FeedError::Unreadable { .. } => {
+            tracing::warn!(%error, order.id = order_id, "the feed did not answer");
+            unreadable(order_id)
+        }
+        error => store_error(error),
+    }
+}
+
+/// The error of a question that the event store did not answer.
+pub(super) fn store_error(error: &FeedError) -> Error {
+    tracing::warn!(%error, "the feed did not answer");
     match error {
         FeedError::Unavailable(_) => Error::new(Reason::EventStoreDown, "the event store does not answer"),
-        FeedError::Unreadable { .. } => unreadable(order_id),
+        FeedError::Unreadable { .. } => Error::new(Reason::EventUnreadable, "a stored event cannot be read"),
         FeedError::StoreChanged => Error::new(Reason::StoreChanged, "the event store was created anew"),
         FeedError::PositionAhead | FeedError::Rewritten => {
             Error::new(Reason::PositionAhead, "the event store was restored to an earlier point")

@@ -14,8 +14,8 @@ use super::{Index, IndexError, READ_LIMIT, WRITE_LIMIT, segment};
 /// Which state of a record was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    seq_no: i64,
-    primary_term: i64,
+    pub(super) seq_no: i64,
+    pub(super) primary_term: i64,
 }
 
 /// A record as it was read.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Index, IndexError, READ_LIMIT, segment};
+use super::{Index, IndexError, READ_LIMIT, Stamp, segment};
 
 /// Most documents that one request asks for.
 const MGET_DOCUMENTS: usize = 1_000;
@@ -17,6 +17,8 @@ pub struct Found<D> {
     pub version: i64,
     /// Physical name of the index that holds it.
     pub index: String,
+    /// Which state of it was seen.
+    pub stamp: Stamp,
     /// The document.
     pub source: D,
 }
@@ -29,6 +31,10 @@ struct Answer<D> {
     found: bool,
     #[serde(rename = "_version")]
     version: Option<i64>,
+    #[serde(rename = "_seq_no")]
+    seq_no: Option<i64>,
+    #[serde(rename = "_primary_term")]
+    primary_term: Option<i64>,
     #[serde(rename = "_source", default = "none")]
     source: Option<D>,
     error: Option<Failure>,
@@ -124,8 +130,11 @@ fn found<D>(answer: Answer<D>) -> Result<Option<Found<D>>, IndexError> {
     if !answer.found {
         return Ok(None);
     }
-    match (answer.version, answer.source) {
-        (Some(version), Some(source)) => Ok(Some(Found { version, index: answer.index, source })),
+    match (answer.version, answer.source, answer.seq_no.zip(answer.primary_term)) {
+        (Some(version), Some(source), Some((seq_no, primary_term))) => {
+            let stamp = Stamp { seq_no, primary_term };
+            Ok(Some(Found { version, index: answer.index, stamp, source }))
+        }
         _ => Err(IndexError::Malformed("document without version or source".to_owned())),
     }
 }

@@ -73,9 +73,9 @@ impl<P: Projection> Documents<P> {
                 Ok(found
                     .into_iter()
                     .map(|found| {
-                        let Found { version, index, source } = found?;
+                        let Found { version, index, stamp, source } = found?;
                         let source = serde_json::from_value(source).ok()?;
-                        Self::sound(Found { version, index, source })
+                        Self::sound(Found { version, index, stamp, source })
                     })
                     .collect())
             }

@@ -14,14 +14,14 @@ use super::advance::{Advance, VERIFYING, share};
 use super::record::{Rebuild, Verified};
 use super::session::Session;
 use super::{Stop, Subject};
-use crate::compare::{Comparison, Keys, Outcome};
+use crate::compare::{Comparison, Keys, NOBODYS, Outcome};
 use crate::projection::Projection;
 use crate::subscription::Item;
 
 /// Documents compared whole, unless there are fewer.
 const COMPARED: u64 = 20_000;
-/// Keys kept in memory at a time, 8 bytes each: with more streams the documents are gone through more than once.
-const KEYS: usize = 2_000_000;
+/// Hashes of the streams that were looked at again since the scan, kept in memory so that each is looked at once.
+const KNOWN: usize = 2_000_000;
 /// Share of the verification that comparing streams with their documents is.
 const STREAMS_SHARE: f64 = 0.8;
 /// How often it is told how much is done.
@@ -36,18 +36,18 @@ pub(super) async fn verify<P: Projection>(session: &Session, rebuild: &Rebuild) 
     let total = u64::try_from(rebuild.streams_done).unwrap_or(0);
     let mut check = Check::<'_, P> {
         subject,
-        comparison: Comparison::new(subject.feed.clone(), target),
+        comparison: Comparison::new(subject.feed.clone(), target, None),
         // Drawn anew each time, so that no document is safe from it.
         draw: RandomState::new(),
         total: total.max(1),
         verified: Verified::default(),
         told: Told { session, advance: Advance::begin(VERIFYING, 0.0), at: Instant::now() },
     };
-    let parts =
-        u64::try_from(usize::try_from(total).unwrap_or(usize::MAX).div_ceil(KEYS).max(1)).unwrap_or(1);
-    for part in 0..parts {
-        let keys = check.streams(part, parts).await?;
+    let mut next = Some(Keys::new());
+    while let Some(keys) = next {
+        let keys = check.streams(keys).await?;
         check.documents(&keys).await?;
+        next = keys.next();
     }
     if check.total > COMPARED {
         check.touched(rebuild.resume_position).await?;
@@ -84,9 +84,8 @@ impl Told<'_> {
 }
 
 impl<P: Projection> Check<'_, P> {
-    /// Every stream has its document. Gives the keys in this part.
-    async fn streams(&mut self, part: u64, parts: u64) -> Result<Keys, Stop> {
-        let mut keys = Keys::of(part, parts);
+    /// Every stream has its document. Gives the keys of those in this part.
+    async fn streams(&mut self, mut keys: Keys) -> Result<Keys, Stop> {
         let mut seen = 0;
         let mut scan = self.subject.feed.scan(P::CATEGORY, "").await?;
         while let Some(page) = scan.next().await? {
@@ -95,7 +94,7 @@ impl<P: Projection> Check<'_, P> {
             // With more than one part, the first is most of the work.
             let total = i64::try_from(self.total).unwrap_or(i64::MAX);
             self.told.tell(STREAMS_SHARE * share(seen, total)).await?;
-            if part == 0 && self.verified.different < ENOUGH {
+            if keys.is_first() && self.verified.different < ENOUGH {
                 let sampled =
                     |key: &str| self.total <= COMPARED || self.draw.hash_one(key) % self.total < COMPARED;
                 let sight = self.comparison.sight(&page.streams, sampled).await?;
@@ -119,9 +118,9 @@ impl<P: Projection> Check<'_, P> {
                     self.verified.found += 1;
                 }
                 Outcome::Absent => {}
-                Outcome::Wrong(what) => {
+                Outcome::Wrong(difference) => {
                     self.verified.expected += 1;
-                    self.verified.differs(&key, what);
+                    self.verified.differs(&key, difference.detail);
                 }
             }
         }
@@ -139,7 +138,7 @@ impl<P: Projection> Check<'_, P> {
             self.told.tell(STREAMS_SHARE).await?;
             for id in self.comparison.orphans(ids, keys).await? {
                 self.verified.found += 1;
-                self.verified.differs(&id, "is nobody's: there is no such stream");
+                self.verified.differs(&id, NOBODYS);
             }
         }
         // What Elasticsearch keeps for it goes by itself, too.
@@ -155,7 +154,7 @@ impl<P: Projection> Check<'_, P> {
         while events.position() < head {
             match events.next().await? {
                 Item::Events { events, .. } => {
-                    if known.len() > KEYS {
+                    if known.len() > KNOWN {
                         known.clear();
                     }
                     let keys = events.into_iter().map(|event| event.stream_key);

@@ -5,6 +5,7 @@ mod projections_command;
 mod rebuild;
 mod rebuild_command;
 mod parked;
+mod audit;
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
