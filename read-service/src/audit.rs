@@ -8,6 +8,7 @@
 //! - `course`: the way through all streams and documents, or some.
 //! - `told`: what a caller hears of it.
 //! - `mend`: documents put right.
+//! - `background`, `pass`: the slow audit that nobody asked for.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,8 +31,11 @@ use crate::subscription::FeedError;
 mod course;
 mod told;
 mod mend;
+mod background;
+mod pass;
 
 pub use crate::compare::{Difference, Kind};
+pub(crate) use background::run;
 pub use told::{Finding, Report};
 
 use told::Teller;
@@ -41,7 +45,7 @@ const SOME_AT_ONCE: usize = 4;
 /// Reports that wait for a caller to read them; meanwhile the audit waits.
 const UNREAD: usize = 16;
 /// How long checkpoints may stand still until what they do not include is not waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

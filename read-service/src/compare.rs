@@ -232,6 +232,16 @@ impl<P: Projection> Comparison<P> {
         Ok(index.every(&live.name).await?)
     }
 
+    /// Sequence number of the newest document that is there now; -1 where there is none.
+    ///
+    /// # Errors
+    /// [`CompareError`].
+    pub async fn last_write(&self) -> Result<i64, CompareError> {
+        let Place { index, live, .. } = &self.place;
+        index.refresh(&live.name).await?;
+        Ok(index.last_written(&live.name).await?)
+    }
+
     /// Of these documents, those that no stream has: neither one of the keys nor one that is newer.
     ///
     /// # Errors

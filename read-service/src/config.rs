@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sha2::{Digest as _, Sha256};
+use shared::arguments;
 use shared::server::ServerConfig;
 use tonic::transport::Uri;
 
@@ -50,6 +51,9 @@ pub struct Config {
     /// Rebuilds.
     #[command(flatten)]
     pub rebuild: RebuildConfig,
+    /// Seconds in which the slow audit compares every document with its events, in small pages; 0 never does
+    #[arg(long, env = "AUDIT_PERIOD", default_value = "86400", value_parser = arguments::seconds)]
+    pub audit_period: Duration,
     /// Callers that may watch an order at once; more are refused
     #[arg(long, env = "WATCHERS", default_value_t = 10_000)]
     pub watchers: usize,

@@ -136,6 +136,7 @@ pub struct Service {
     queries: Queries,
     tools: Projections,
     rules: Rules,
+    audit_period: Duration,
 }
 
 /// What each projection works with.
@@ -201,7 +202,8 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         feed,
         clock,
     };
-    Ok(Service { server: config.server, grpc, metrics, queries, tools, rules })
+    let audit_period = config.audit_period;
+    Ok(Service { server: config.server, grpc, metrics, queries, tools, rules, audit_period })
 }
 
 fn indices<P: Projection>(index: &Index, prefix: &str, clock: &Clock) -> (Progress, Feeds) {
@@ -244,14 +246,16 @@ impl Service {
     /// # Errors
     /// Where a part of the service fails for good.
     pub async fn run(self, lifecycle: Lifecycle) -> anyhow::Result<()> {
-        let Self { server, grpc, metrics, queries, tools, rules } = self;
+        let Self { server, grpc, metrics, queries, tools, rules, audit_period } = self;
         let draining = lifecycle.draining();
         let readiness = Readiness::new();
 
         let progress = [queries.orders.clone(), queries.customers.clone(), queries.products.clone()];
-        lifecycle.spawn("orders", project::<Orders>(tools.orders, rules, draining.clone()));
-        lifecycle.spawn("customers", project::<Customers>(tools.customers, rules, draining.clone()));
-        lifecycle.spawn("products", project::<Products>(tools.products, rules, draining.clone()));
+        lifecycle.spawn("orders", project::<Orders>(tools.orders, rules, audit_period, draining.clone()));
+        lifecycle
+            .spawn("customers", project::<Customers>(tools.customers, rules, audit_period, draining.clone()));
+        lifecycle
+            .spawn("products", project::<Products>(tools.products, rules, audit_period, draining.clone()));
         lifecycle.spawn("indices", found(progress.clone(), readiness.condition("indices"), draining.clone()));
         lifecycle.spawn("gauges", gauges(progress, draining.clone()));
         probes::serve(metrics, readiness.clone(), shared::telemetry::metrics::handle(), &lifecycle);
@@ -273,14 +277,16 @@ impl Service {
     }
 }
 
-/// Feeds the indices of a projection and looks after its rebuilds.
+/// Feeds the indices of a projection, looks after its rebuilds, and compares it with the events in the background.
 async fn project<P: Projection>(
     tools: Tools,
     rules: Rules,
+    audit_period: Duration,
     draining: CancellationToken,
 ) -> anyhow::Result<()> {
     let rebuilds = rebuild::run::<P>(tools.clone(), rules, draining.clone());
-    tokio::try_join!(feeding::run::<P>(tools, draining), rebuilds).map(drop)
+    let audit = audit::run::<P>(tools.clone(), audit_period, draining.clone());
+    tokio::try_join!(feeding::run::<P>(tools, draining), rebuilds, audit).map(drop)
 }
 
 /// The service is ready once there is an index to ask for every projection, and how far it is fed is known; how old its documents

@@ -1,6 +1,7 @@
 //! The command line and the environment of a program, read once, before anything starts.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -17,4 +18,13 @@ pub fn parse<A: Parser>() -> Result<A, ExitCode> {
         let _ = error.print();
         if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS }
     })
+}
+
+/// Seconds as in "30" or "0.5".
+///
+/// # Errors
+/// Where it is no such number.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -29,6 +29,7 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::Service;
 
+use crate::arguments::seconds;
 use crate::lifecycle::{self, Lifecycle};
 use crate::probes::Readiness;
 use crate::telemetry::metrics;
@@ -221,12 +222,6 @@ impl Server {
         .map(|set| FileDescriptorSet::decode(set).context("the descriptor set cannot be read"))
         .collect()
     }
-}
-
-/// Seconds as in "30" or "0.5".
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::mend::mend;
+use super::pass::Counts;
 use super::told::{Finding, Teller};
-use super::{AuditError, PATIENCE, Wish, live, same_history};
+use super::{AuditError, PATIENCE, Wish, live, pass, same_history};
 use crate::compare::{Comparison, Difference, Keys, Kind, NOBODYS, Outcome};
 use crate::projection::Projection;
 use crate::projector::Tools;
@@ -23,13 +24,22 @@ pub(super) async fn run<P: Projection>(
     let place = live::<P>(&tools).await?;
     same_history(&tools, &place).await?;
     let comparison = Comparison::new(tools.feed.clone(), place, Some(PATIENCE));
-    let mut course = Course::<P> { tools, teller, comparison, repair: wish.repair, found: Vec::new() };
+    let mut course = Course::<P> {
+        tools,
+        teller,
+        comparison,
+        repair: wish.repair,
+        found: Vec::new(),
+        left: Counts::default(),
+    };
     if wish.stream_keys.is_empty() {
         course.all().await?;
+        course.tell().await?;
+        pass::complete::<P>(&course.tools, &course.comparison.place().live.uuid, course.left).await
     } else {
         course.some(&wish.stream_keys).await?;
+        course.tell().await
     }
-    course.tell().await
 }
 
 struct Course<P> {
@@ -39,6 +49,8 @@ struct Course<P> {
     repair: bool,
     /// What is to be put right and then told.
     found: Vec<(String, Difference)>,
+    /// Differences that were not put right.
+    left: Counts,
 }
 
 impl<P: Projection> Course<P> {
@@ -120,6 +132,7 @@ impl<P: Projection> Course<P> {
         let found = std::mem::take(&mut self.found);
         if !self.repair || found.is_empty() {
             for (stream_key, difference) in found {
+                self.left[difference.kind.place()] += 1;
                 self.teller.found(Finding { stream_key, difference, repaired: false }).await?;
             }
             return Ok(());
@@ -130,6 +143,7 @@ impl<P: Projection> Course<P> {
         let mended = tokio::spawn(mend::<P>(tools, place, keys)).await.map_err(|_| AuditError::Stopped)??;
         for ((stream_key, difference), refused) in found.into_iter().zip(mended) {
             let repaired = refused.is_none();
+            self.left[difference.kind.place()] += i64::from(!repaired);
             let detail = refused.map_or(difference.detail, |why| format!("{why} (not repaired)"));
             let difference = Difference { kind: difference.kind, detail };
             self.teller.found(Finding { stream_key, difference, repaired }).await?;

@@ -32,6 +32,11 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Missing, Self::Behind, Self::Ahead, Self::Different, Self::Orphan];
 
+    /// Its place among all.
+    pub(crate) const fn place(self) -> usize {
+        self as usize
+    }
+
     /// Its name in metrics and logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -97,7 +102,10 @@ impl Moment {
                 return wrong(Kind::Orphan, NOBODYS.to_owned());
             }
             if let Some((at, error)) = unreadable.filter(|(at, _)| version >= *at) {
-                return wrong(Kind::Different, format!("cannot be compared: event {at} cannot be read: {error}"));
+                return wrong(
+                    Kind::Different,
+                    format!("cannot be compared: event {at} cannot be read: {error}"),
+                );
             }
             if version > end {
                 return wrong(Kind::Ahead, format!("is ahead: version {version}, its stream ends at {end}"));

@@ -1,4 +1,4 @@
-//! Every document of an index as it was at one moment, in pages.
+//! Every document of an index, in pages: as it was at one moment, or in the order in which they were written.
 
 use elasticsearch::http::Method;
 use serde::Deserialize;
@@ -52,6 +52,55 @@ impl Index {
         let path = format!("/{name}/_pit?keep_alive={KEEP}");
         let opened: Opened = self.json(Method::Post, &path, None::<&()>, READ_LIMIT).await?;
         Ok(Every { index: self.clone(), view: opened.id, after: None })
+    }
+}
+
+impl Index {
+    /// Ids of documents that can be searched, with the sequence numbers of their last writes, after one such number and up to another,
+    /// in their order. The numbers stay while the documents do.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn written(
+        &self,
+        name: &str,
+        after: i64,
+        until: i64,
+        size: usize,
+    ) -> Result<Vec<(String, i64)>, IndexError> {
+        let range = json!({ "range": { "_seq_no": { "gt": after, "lte": until } } });
+        self.by_writes(name, &range, "asc", size).await
+    }
+
+    /// The sequence number of the newest document that can be searched; -1 where there is none.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn last_written(&self, name: &str) -> Result<i64, IndexError> {
+        let newest = self.by_writes(name, &json!({ "match_all": {} }), "desc", 1).await?;
+        Ok(newest.last().map_or(-1, |(_, number)| *number))
+    }
+
+    async fn by_writes(
+        &self,
+        name: &str,
+        query: &Value,
+        order: &str,
+        size: usize,
+    ) -> Result<Vec<(String, i64)>, IndexError> {
+        let body = json!({
+            "size": size,
+            "_source": false,
+            "track_total_hits": false,
+            "query": query,
+            "sort": [{ "_seq_no": order }],
+        });
+        let numbered = |hit: super::Hit<Value>| {
+            let number = hit.sort.first().and_then(Value::as_i64);
+            let none = || IndexError::Malformed("document without a sequence number".to_owned());
+            number.map(|number| (hit.id, number)).ok_or_else(none)
+        };
+        self.search::<Value>(name, &body).await?.hits.into_iter().map(numbered).collect()
     }
 }
 

@@ -344,7 +344,8 @@ async fn counting(
 pub fn serve(search: &Search, feed: &feed::ScriptedFeed) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_read-service"));
     command
-        .args(["serve", "--metrics-listen=127.0.0.1:0"])
+        .arg("serve")
+        .env("METRICS_LISTEN", "127.0.0.1:0")
         .arg(format!("--elasticsearch-url={}", search.url))
         .arg(format!("--feed-url={}", feed.url))
         .arg(format!("--index-prefix={}", search.prefix))

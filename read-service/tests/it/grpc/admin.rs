@@ -6,6 +6,7 @@ mod rebuild;
 mod rebuild_command;
 mod parked;
 mod audit;
+mod background;
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
