@@ -53,11 +53,19 @@ impl CustomerNames {
         if let Some(kept) = kept {
             return Ok(kept.name);
         }
-        let found = self.index.get::<CustomerDocument>(&self.alias, customer_id).await?;
-        let name = found.map(|found| found.source.name);
+        let name = self.read(customer_id).await?;
         if let Some(epoch) = epoch {
             self.kept.insert(customer_id.to_owned(), Kept { epoch, name: name.clone() });
         }
         Ok(name)
+    }
+
+    /// The same, read in any case: for who knows of a change, by whatever way it came.
+    ///
+    /// # Errors
+    /// Where Elasticsearch fails.
+    pub async fn read(&self, customer_id: &str) -> Result<Option<String>, IndexError> {
+        let found = self.index.get::<CustomerDocument>(&self.alias, customer_id).await?;
+        Ok(found.map(|found| found.source.name))
     }
 }

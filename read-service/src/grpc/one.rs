@@ -28,6 +28,8 @@ impl Questions {
         let GetOrder { order_id, mut wanted, .. } = request;
         let own = |token: &ConsistencyToken| token.category == StreamCategory::Order && token.key == order_id;
         let version = wanted.tokens.iter().filter(|token| own(token)).map(|token| token.version).max();
+        let of_customer = |token: &ConsistencyToken| token.category == StreamCategory::Customer;
+        let kept_will_do = !wanted.tokens.iter().any(of_customer);
         // Mostly the order is there as wanted; then it is read once. What is claimed is known before anything is read.
         let includes = [&self.queries.orders, &self.queries.customers];
         let mut freshness = self.by_id(includes);
@@ -44,7 +46,12 @@ impl Questions {
         match found {
             Some(found) => {
                 freshness.index = found.index;
-                let name = self.names.today(&found.source.customer_id).await;
+                let customer_id = &found.source.customer_id;
+                let name = if kept_will_do {
+                    self.names.today(customer_id).await
+                } else {
+                    self.names.read(customer_id).await
+                };
                 let name = name.map_err(|error| answer::index_error(&error))?;
                 Ok(GetOrderResponse {
                     order: Some(answer::order(found.source, name)),

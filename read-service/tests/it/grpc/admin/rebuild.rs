@@ -197,6 +197,7 @@ async fn what_a_dropped_index_left_does_not_bind_the_next() {
     let event = broken.events.iter_mut().rfind(|event| event.stream_key == id(4)).unwrap();
     event.body = None;
     let world = World::with(&search, &search.url, &broken, &[]).await;
+    world.ready().await;
     world.orders_are(|orders| orders.position == broken.head() && orders.parked_streams == 1).await;
     let dry = world.rebuilt(StartRebuildRequest { dry_run: true, ..Default::default() }).await;
     assert_eq!(dry.state(), State::Verified, "{dry:?}");
