@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use proto::v1::StreamCategory;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::compare::CompareError;
@@ -199,7 +200,7 @@ async fn live<P: Projection>(tools: &Tools) -> Result<Place, AuditError> {
 
 /// Makes sure that the events are those of the index: those of another store, or of one that was restored to an earlier point, would
 /// make every document seem wrong.
-async fn same_history(tools: &Tools, place: &Place) -> Result<(), AuditError> {
+async fn same_history<P: Projection>(tools: &Tools, place: &Place) -> Result<(), AuditError> {
     let recorded = place.recorded().await?;
     let (store_id, standings) =
         recorded.ok_or_else(|| AuditError::NotReady(format!("index {} is not fed yet", place.live.name)))?;
@@ -209,6 +210,11 @@ async fn same_history(tools: &Tools, place: &Place) -> Result<(), AuditError> {
     }
     if standings.iter().any(|standing| standing.applied > head.head_position) {
         return Err(FeedError::PositionAhead.into());
+    }
+    if let Some(last) = standings.iter().filter_map(|standing| standing.last).max() {
+        let proof = tools.feed.still_has(last, &store_id, vec![P::CATEGORY]);
+        let proof = timeout(PATIENCE, proof).await;
+        proof.unwrap_or_else(|_| Err(FeedError::Unavailable("timed out".to_owned())))?;
     }
     Ok(())
 }

@@ -214,6 +214,23 @@ impl Feed {
         }
     }
 
+    /// Makes sure that the store still has this event. One that was restored to an earlier point may have passed its position since.
+    ///
+    /// # Errors
+    /// Where it has another one, or none ([`FeedError::is_of_other_history`]), or does not answer.
+    pub async fn still_has(
+        &self,
+        event: Mark,
+        store_id: &str,
+        categories: Vec<StreamCategory>,
+    ) -> Result<(), FeedError> {
+        let proof = self.subscribe(event.position, store_id, categories, None);
+        match proof.knowing(Some(event)).next().await? {
+            Item::Interrupted(error) => Err(error),
+            Item::Events { .. } | Item::Standing { .. } => Ok(()),
+        }
+    }
+
     /// A subscription to every event of some categories after a position, in some slices or all.
     #[must_use]
     pub fn subscribe(

@@ -71,7 +71,7 @@ fn is_mine(tools: &Tools) -> bool {
 /// Compares the next page; gives the share of the whole that it was.
 async fn page<P: Projection>(tools: &Tools) -> Result<f64, AuditError> {
     let place = live::<P>(tools).await?;
-    same_history(tools, &place).await?;
+    same_history::<P>(tools, &place).await?;
     let seen = pass::find::<P>(tools).await?;
     let (stamp, mut pass) =
         seen.map_or((None, Pass::default()), |Record { stamp, value }| (Some(stamp), value));

@@ -22,7 +22,7 @@ pub(super) async fn run<P: Projection>(
     teller: Arc<Teller>,
 ) -> Result<(), AuditError> {
     let place = live::<P>(&tools).await?;
-    same_history(&tools, &place).await?;
+    same_history::<P>(&tools, &place).await?;
     let comparison = Comparison::new(tools.feed.clone(), place, Some(PATIENCE));
     let mut course = Course::<P> {
         tools,

@@ -71,7 +71,7 @@ impl Repair {
     async fn rounds<P: Projection>(&self, keys: &[String]) -> Result<Vec<Option<String>>, AuditError> {
         let mut refused = vec![None; keys.len()];
         for _ in 0..ROUNDS {
-            same_history(&self.tools, &self.place).await?;
+            same_history::<P>(&self.tools, &self.place).await?;
             // A new one: what is in the index now is to be waited for.
             let comparison =
                 Comparison::<P>::new(self.tools.feed.clone(), self.place.clone(), Some(PATIENCE));

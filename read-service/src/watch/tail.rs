@@ -117,11 +117,7 @@ async fn open(feed: Feed, orders: Progress, pause: Duration) -> Result<Subscript
     }
     let categories = vec![StreamCategory::Order, StreamCategory::Customer];
     if let Some(last) = indexed.last() {
-        // What is indexed must be in the store, which may have passed it since it was restored to an earlier point.
-        let proof = feed.subscribe(last.position, &head.store_id, categories.clone(), None);
-        if let Item::Interrupted(error) = in_time(proof.knowing(Some(last)).next()).await? {
-            return Err(error);
-        }
+        in_time(feed.still_has(last, &head.store_id, categories.clone())).await?;
     }
     Ok(feed.subscribe(head.head_position, &head.store_id, categories, None))
 }

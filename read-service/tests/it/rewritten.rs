@@ -8,20 +8,12 @@ use tokio::time::timeout;
 use crate::support::feed::ScriptedFeed;
 use crate::support::{DEADLINE, History, Search, added, created, drive};
 
-/// Gives an id to each event that has none.
-fn identified(mut history: History) -> History {
-    for event in history.events.iter_mut().filter(|event| event.event_id.is_empty()) {
-        event.event_id = uuid::Uuid::now_v7().to_string();
-    }
-    history
-}
-
 /// The history up to a position, and then other events.
 fn restored(history: &History, to: usize, then: impl FnOnce(&mut History)) -> History {
     let mut other = history.clone();
     other.events.truncate(to);
     then(&mut other);
-    identified(other)
+    other.identified()
 }
 
 /// Two orders, and a customer after them.
@@ -33,7 +25,7 @@ fn history() -> History {
         .order("a", added(1, 1, 100))
         .customer("17850", "Ada")
         .customer("17851", "Grace");
-    identified(history)
+    history.identified()
 }
 
 async fn halts(orders: &mut Projector<Orders>) {
@@ -64,7 +56,7 @@ async fn a_store_that_passed_the_checkpoint_with_other_events_halts() {
     for line in [2, 3] {
         feed.change(|script| script.down = true);
         history.order("a", added(line, 1, 100));
-        history = identified(history);
+        history = history.identified();
         timeout(DEADLINE, async { while orders.step().await.unwrap() != Step::Idle {} }).await.unwrap();
         feed.publish(&history);
         feed.change(|script| script.down = false);

@@ -153,6 +153,14 @@ pub struct History {
 }
 
 impl History {
+    /// Gives an id to each event that has none.
+    pub fn identified(mut self) -> Self {
+        for event in self.events.iter_mut().filter(|event| event.event_id.is_empty()) {
+            event.event_id = uuid::Uuid::now_v7().to_string();
+        }
+        self
+    }
+
     /// Adds the next event of a stream.
     pub fn add(&mut self, category: StreamCategory, key: &str, body: Option<Body>) -> &mut Self {
         let of_stream = |event: &&RecordedEvent| event.category() == category && event.stream_key == key;

@@ -8,7 +8,8 @@ use proto::reason::Reason;
 use proto::v1::finding::Kind;
 use proto::v1::recorded_event::Body;
 use proto::v1::{
-    AuditProjectionRequest, AuditProjectionResponse, Finding, ListOrdersRequest, OrderShipped, StreamCategory,
+    AuditProjectionRequest, AuditProjectionResponse, Finding, ListOrdersRequest, OrderShipped, RecordedEvent,
+    StreamCategory,
 };
 use read_service::projection::{Orders, Projection as _};
 use serde_json::{Value, json};
@@ -244,7 +245,7 @@ async fn under_concurrent_writes_nothing_is_found() {
 #[tokio::test]
 async fn malformed_requests_and_other_stores_are_refused() {
     let search = Search::start("audit-refused").await;
-    let history = sales(1);
+    let history = sales(1).identified();
     let world = World::over(&search, &search.url, &history).await;
     world.ready().await;
     world.caught_up(&history).await;
@@ -266,10 +267,16 @@ async fn malformed_requests_and_other_stores_are_refused() {
     world.feed.change(|script| script.store_id = "store-2".to_owned());
     let (_, reason, _) = refusal(world.audited(of_orders()).await);
     assert_eq!(reason, Reason::StoreChanged);
+    let lost = history.events.last().unwrap().clone();
     world.feed.change(|script| {
         script.store_id = "store-1".to_owned();
         script.events.pop();
     });
+    let (_, reason, _) = refusal(world.audited(of_orders()).await);
+    assert_eq!(reason, Reason::PositionAhead);
+    // Restored, and as far again by another event.
+    let other = RecordedEvent { event_id: uuid::Uuid::now_v7().to_string(), ..lost };
+    world.feed.change(|script| script.events.push(other));
     let (_, reason, _) = refusal(world.audited(of_orders()).await);
     assert_eq!(reason, Reason::PositionAhead);
     world.feed.change(|script| script.down = true);
