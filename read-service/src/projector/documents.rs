@@ -15,6 +15,7 @@ pub struct Documents<P: Projection> {
     index: Index,
     target: String,
     cache: Cache<String, P::Document>,
+    cache_bytes: u64,
     part: usize,
 }
 
@@ -35,11 +36,14 @@ impl<P: Projection> Documents<P> {
     /// Those of the index `target`, of which at most `cache_bytes` are kept.
     #[must_use]
     pub fn new(index: Index, target: String, cache_bytes: u64) -> Self {
+        Self { index, target, cache: Self::empty(cache_bytes), cache_bytes, part: FEW }
+    }
+
+    fn empty(cache_bytes: u64) -> Cache<String, P::Document> {
         let weigh = |key: &String, document: &P::Document| {
             u32::try_from(key.len() + P::weight(document)).unwrap_or(u32::MAX)
         };
-        let cache = Cache::builder().max_capacity(cache_bytes).weigher(weigh).build();
-        Self { index, target, cache, part: FEW }
+        Cache::builder().max_capacity(cache_bytes).weigher(weigh).build()
     }
 
     /// Takes the document of this stream out of memory.
@@ -96,14 +100,16 @@ impl<P: Projection> Documents<P> {
     }
 
     /// Forgets all documents.
-    pub fn forget_all(&self) {
-        self.cache.invalidate_all();
+    pub fn forget_all(&mut self) {
+        // Not `invalidate_all`: what it marks is still given out by `remove` until it is swept.
+        self.cache = Self::empty(self.cache_bytes);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::projection::{CustomerDocument, Customers};
 
     #[test]
     fn a_part_is_as_large_as_its_documents_allow() {
@@ -112,5 +118,18 @@ mod tests {
         assert_eq!(next_part(64, 64, 64 * 100 * 1024), 20);
         assert_eq!(next_part(64, 64, 64 * 10 * 1024 * 1024), 8);
         assert_eq!(next_part(64, 64, 0), 128, "none of them there");
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_is_not_given_out() {
+        let index = Index::new("http://127.0.0.1:1").unwrap();
+        let mut documents = Documents::<Customers>::new(index, "customers".to_owned(), 1_000_000);
+        let (customer_id, name) = ("17850".to_owned(), "Ada".to_owned());
+        let ada = CustomerDocument { customer_id, version: 1, name, registered_at: 0, updated_at: 0 };
+        documents.keep("17850", ada.clone()).await;
+        documents.forget_all();
+        assert_eq!(documents.cached("17850").await, None);
+        documents.keep("17850", ada.clone()).await;
+        assert_eq!(documents.cached("17850").await, Some(ada));
     }
 }
