@@ -6,6 +6,7 @@
 //! - `document`: read by id, in real time, that is with writes that no refresh has made searchable yet.
 //! - `search`: anything that a query finds.
 //! - `bulk`: whole documents with the stream's version as external version; an outcome for each.
+//! - `items`: what became of each item of a request of many.
 //! - `control`: records changed by compare-and-set.
 //! - `schema`: indices, aliases, refresh.
 //! - `lifecycle`: indices made for a rebuild, switched, dropped.
@@ -23,6 +24,7 @@ mod error;
 mod document;
 mod search;
 mod bulk;
+mod items;
 mod control;
 mod schema;
 mod lifecycle;

@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use elasticsearch::http::Method;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{Index, IndexError, WRITE_LIMIT};
+use super::items::{Item, Stamps};
+use super::{Index, IndexError};
 
 /// Documents gathered for one index, written as the request's body at once.
 #[derive(Clone, Debug, Default)]
@@ -172,29 +172,6 @@ pub fn whole(document: &impl Serialize, search: &str) -> serde_json::Value {
     whole.expect("a struct of plain fields has a JSON form")
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(default)]
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-struct Item {
-    index: Status,
-}
-
-#[derive(Deserialize)]
-struct Status {
-    status: u16,
-    error: Option<Failure>,
-}
-
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
 impl Index {
     /// Writes the documents into the index with this physical name: an outcome for each, in their order.
     ///
@@ -202,19 +179,13 @@ impl Index {
     /// Where the request as a whole failed. After [`IndexError::Unavailable`] some may be stored: the same bytes may
     /// be sent again.
     pub async fn bulk(&self, index: &str, bulk: &SealedBulk) -> Result<Vec<ItemOutcome>, IndexError> {
-        let path = format!("/{index}/_bulk?filter_path=items.*.status,items.*.error.type");
-        let answer = self.call(Method::Post, &path, Some(bulk.body.clone()), WRITE_LIMIT).await?;
-        let answer: Answer = serde_json::from_slice(&answer)?;
-        if answer.items.len() != bulk.len() {
-            return Err(IndexError::Malformed("fewer outcomes than documents".to_owned()));
-        }
-        Ok(answer.items.into_iter().map(|item| outcome(item.index)).collect())
+        let items = self.items(index, bulk.body.clone(), bulk.len(), Stamps::Unwanted).await?;
+        Ok(items.into_iter().map(outcome).collect())
     }
 }
 
-fn outcome(item: Status) -> ItemOutcome {
-    let Status { status, error } = item;
-    let kind = error.map(|error| error.kind).unwrap_or_default();
+fn outcome(item: Item) -> ItemOutcome {
+    let Item { status, kind, .. } = item;
     let refused = |kind| IndexError::Refused { status, kind };
     match (status, kind.as_str()) {
         (200 | 201, _) => ItemOutcome::Applied,
@@ -264,9 +235,7 @@ mod tests {
 
     #[test]
     fn status_and_type_decide() {
-        let outcome = |status, kind: &str| {
-            outcome(Status { status, error: (!kind.is_empty()).then(|| Failure { kind: kind.to_owned() }) })
-        };
+        let outcome = |status, kind: &str| outcome(Item { status, kind: kind.to_owned(), stamp: None });
         assert_eq!(outcome(201, ""), ItemOutcome::Applied);
         assert_eq!(outcome(409, "version_conflict_engine_exception"), ItemOutcome::AlreadyApplied);
         assert!(matches!(outcome(429, "es_rejected_execution_exception"), ItemOutcome::Later(_)));

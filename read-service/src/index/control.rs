@@ -3,12 +3,12 @@
 //! A record is made by `create`, which one of several callers wins, and replaced by `replace` with the [`Stamp`] last
 //! read, which fails where anyone changed it since. `records` and `put_all` do the same for several records at once.
 
-use bytes::Bytes;
 use elasticsearch::http::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::items::{Failure, Item, Stamps};
 use super::{Index, IndexError, READ_LIMIT, WRITE_LIMIT, segment};
 
 /// Which state of a record was seen.
@@ -67,32 +67,6 @@ struct Found<R> {
 struct AllFound<R> {
     #[serde(bound(deserialize = "R: Deserialize<'de>"))]
     docs: Vec<Found<R>>,
-}
-
-#[derive(Deserialize)]
-struct AllWritten {
-    #[serde(default)]
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-enum Item {
-    #[serde(rename = "create", alias = "index", alias = "delete")]
-    Put(Outcome),
-}
-
-#[derive(Deserialize)]
-struct Outcome {
-    status: u16,
-    #[serde(flatten)]
-    written: Option<Written>,
-    error: Option<Failure>,
-}
-
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(rename = "type")]
-    kind: String,
 }
 
 impl From<Written> for Stamp {
@@ -173,27 +147,12 @@ impl Index {
             serde_json::to_writer(&mut body, value)?;
             body.push(b'\n');
         }
-        let wanted =
-            ["status", "_seq_no", "_primary_term", "error.type"].map(|field| format!("items.*.{field}"));
-        let path = format!("/{index}/_bulk?filter_path={}", wanted.join(","));
-        let written: AllWritten = serde_json::from_slice(
-            &self.call(Method::Post, &path, Some(Bytes::from(body)), WRITE_LIMIT).await?,
-        )?;
-        if written.items.len() != puts.len() {
-            return Err(IndexError::Malformed("fewer outcomes than records".to_owned()));
-        }
-        let outcome = |Item::Put(Outcome { status, written, error })| {
-            if let (200 | 201, Some(written)) = (status, written) {
-                return Ok(written.into());
-            }
-            let kind = error.map(|error| error.kind).unwrap_or_default();
-            Err(if status == 429 {
-                IndexError::Overloaded(kind)
-            } else {
-                IndexError::Refused { status, kind }
-            })
+        let items = self.items(index, body.into(), puts.len(), Stamps::Wanted).await?;
+        let outcome = |item: Item| match item {
+            Item { status: 200 | 201, stamp: Some(stamp), .. } => Ok(stamp),
+            item => Err(item.refused()),
         };
-        Ok(written.items.into_iter().map(outcome).collect())
+        Ok(items.into_iter().map(outcome).collect())
     }
 
     /// Makes a record.
@@ -256,16 +215,9 @@ impl Index {
     pub async fn remove_all(&self, index: &str, ids: &[String]) -> Result<(), IndexError> {
         let line = |id: &String| format!("{}\n", json!({ "delete": { "_id": id } }));
         let body: String = ids.iter().map(line).collect();
-        let path = format!("/{index}/_bulk?filter_path=items.*.status,items.*.error.type");
-        let done: AllWritten =
-            serde_json::from_slice(&self.call(Method::Post, &path, Some(body.into()), WRITE_LIMIT).await?)?;
-        let failed = done.items.into_iter().find(|Item::Put(outcome)| !matches!(outcome.status, 200 | 404));
-        match failed {
-            Some(Item::Put(Outcome { status, error, .. })) => {
-                Err(IndexError::Refused { status, kind: error.map(|error| error.kind).unwrap_or_default() })
-            }
-            None => Ok(()),
-        }
+        let items = self.items(index, body.into(), ids.len(), Stamps::Unwanted).await?;
+        let failed = items.into_iter().find(|item| !matches!(item.status, 200 | 404));
+        failed.map_or(Ok(()), |item| Err(item.refused()))
     }
 }
 

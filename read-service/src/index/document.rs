@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use super::items::Failure;
 use super::{Index, IndexError, READ_LIMIT, Stamp, segment};
 
 /// Most documents that one request asks for.
@@ -38,12 +39,6 @@ struct Answer<D> {
     #[serde(rename = "_source", default = "none")]
     source: Option<D>,
     error: Option<Failure>,
-}
-
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(rename = "type")]
-    kind: String,
 }
 
 #[derive(Deserialize)]

@@ -3,32 +3,10 @@
 use std::time::Duration;
 
 use elasticsearch::http::Method;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::items::{Item, Stamps};
 use super::{Index, IndexError, Stamp, WRITE_LIMIT};
-
-#[derive(Deserialize)]
-struct Answer {
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-struct Item {
-    delete: Done,
-}
-
-#[derive(Deserialize)]
-struct Done {
-    status: u16,
-    error: Option<Failure>,
-}
-
-#[derive(Deserialize)]
-struct Failure {
-    #[serde(rename = "type")]
-    kind: String,
-}
 
 impl Index {
     /// Deletes a document that is still as it was seen. False where it is not.
@@ -41,20 +19,14 @@ impl Index {
         // As a bulk of one: a path takes ids of dots for steps, and would name the index.
         let mut body = serde_json::to_vec(&action)?;
         body.push(b'\n');
-        let path = format!("/{index}/_bulk?filter_path=items.*.status,items.*.error.type");
-        let answer = self.call(Method::Post, &path, Some(body.into()), WRITE_LIMIT).await?;
-        let answer: Answer = serde_json::from_slice(&answer)?;
-        let [Item { delete: Done { status, error } }] = &answer.items[..] else {
-            return Err(IndexError::Malformed("not one outcome".to_owned()));
-        };
-        let kind = error.as_ref().map(|error| error.kind.clone()).unwrap_or_default();
-        match status {
-            200 => Ok(true),
-            409 => Ok(false),
+        let items = self.items(index, body.into(), 1, Stamps::Unwanted).await?;
+        match items.into_iter().next() {
+            Some(Item { status: 200, .. }) => Ok(true),
+            Some(Item { status: 409, .. }) => Ok(false),
             // Of a document, not of an index.
-            404 if kind.is_empty() => Ok(false),
-            429 => Err(IndexError::Overloaded(kind)),
-            status => Err(IndexError::Refused { status: *status, kind }),
+            Some(Item { status: 404, kind, .. }) if kind.is_empty() => Ok(false),
+            Some(item) => Err(item.refused()),
+            None => Err(IndexError::Malformed("no outcome".to_owned())),
         }
     }
 
