@@ -47,6 +47,18 @@ async fn copied(database_url: &str) -> String {
     format!("{database_url}_copy")
 }
 
+/// Two orders that are indexed, a copy of the store from before the second, and that one.
+async fn lost_by_a_copy() -> (World, String, OrderReceipt) {
+    let mut world = World::start().await;
+    world.create(create(1)).await;
+    let before = world.stop_write().await;
+    let copy = copied(&before).await;
+    world.start_write(&before).await;
+    let lost = world.create(create(2)).await;
+    world.settle().await;
+    (world, copy, lost)
+}
+
 /// What an operator is told to do, and that it is enough.
 async fn rebuilt(world: &World, names: &[&str]) {
     let mut admin = world.admin();
@@ -105,29 +117,17 @@ async fn goes_on(world: &World, orders: usize) {
 
 #[tokio::test]
 async fn a_store_restored_to_an_earlier_point_halts_the_projections() {
-    let mut world = World::start().await;
-    world.create(create(1)).await;
-    let before = world.stop_write().await;
-    let copy = copied(&before).await;
-    world.start_write(&before).await;
-    let receipt = world.create(create(2)).await;
-    world.settle().await;
+    let (mut world, copy, lost) = lost_by_a_copy().await;
     world.stop_write().await;
     world.start_write(&copy).await;
-    halted(&world, 2, &receipt, Reason::PositionAhead).await;
+    halted(&world, 2, &lost, Reason::PositionAhead).await;
     rebuilt(&world, &PROJECTIONS).await;
     goes_on(&world, 1).await;
 }
 
 #[tokio::test]
 async fn a_store_restored_and_written_since_halts_the_projections() {
-    let mut world = World::start().await;
-    world.create(create(1)).await;
-    let before = world.stop_write().await;
-    let copy = copied(&before).await;
-    world.start_write(&before).await;
-    let lost = world.create(create(2)).await;
-    world.settle().await;
+    let (mut world, copy, lost) = lost_by_a_copy().await;
     world.stop_read().await;
     world.stop_write().await;
     world.start_write(&copy).await;

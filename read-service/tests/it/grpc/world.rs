@@ -44,8 +44,12 @@ pub struct World {
 impl World {
     /// A service in which all of `history` can be searched.
     pub async fn of(name: &str, history: &History) -> Self {
-        let search = Search::start(name).await;
-        let world = Self::over(&search, &search.url, history).await;
+        Self::on(&Search::start(name).await, history).await
+    }
+
+    /// The same on an Elasticsearch that is there.
+    pub async fn on(search: &Search, history: &History) -> Self {
+        let world = Self::over(search, &search.url, history).await;
         world.ready().await;
         world.caught_up(history).await;
         world

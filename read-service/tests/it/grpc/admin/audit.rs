@@ -124,9 +124,7 @@ impl Hand<'_> {
 async fn each_kind_of_difference_is_found_and_nothing_else() {
     let search = Search::start("audit-kinds").await;
     let history = sales(8);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     assert_eq!(world.findings(of_orders()).await, []);
 
     Hand(&search).plant_each(&history).await;
@@ -185,9 +183,7 @@ async fn a_parked_stream_is_right_as_far_as_it_could_be_applied() {
 async fn what_is_not_applied_yet_is_no_difference_and_one_audit_goes_at_a_time() {
     let search = Search::start("audit-behind").await;
     let mut history = sales(3);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     world.feed.change(|script| script.stops_at = history.head());
     history.order(&id(1), confirmed());
     world.feed.publish(&history);
@@ -214,9 +210,7 @@ async fn what_is_not_applied_yet_is_no_difference_and_one_audit_goes_at_a_time()
 async fn under_concurrent_writes_nothing_is_found() {
     let search = Search::start("audit-writes").await;
     let mut history = sales(40);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     let writes = async {
         let mut tick = interval(Duration::from_millis(10));
         for number in 40..240 {
@@ -246,9 +240,7 @@ async fn under_concurrent_writes_nothing_is_found() {
 async fn malformed_requests_and_other_stores_are_refused() {
     let search = Search::start("audit-refused").await;
     let history = sales(1).identified();
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     until(DEADLINE, "the checkpoint is stored", async || {
         (search.checkpoint::<Orders>().await == history.head()).then_some(())
     })
@@ -288,9 +280,7 @@ async fn malformed_requests_and_other_stores_are_refused() {
 async fn what_is_found_is_put_right_when_that_is_asked() {
     let search = Search::start("audit-repair").await;
     let history = sales(8);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     let hand = Hand(&search);
     hand.plant_each(&history).await;
 
@@ -318,9 +308,7 @@ async fn what_is_found_is_put_right_when_that_is_asked() {
 async fn what_was_put_right_stays_right_whatever_projectors_had_read() {
     let search = Search::start("audit-memory").await;
     let mut history = sales(4);
-    let first = World::over(&search, &search.url, &history).await;
-    first.ready().await;
-    first.caught_up(&history).await;
+    let first = World::on(&search, &history).await;
     first.lifecycle.drain();
     timeout(DEADLINE, first.lifecycle.stopped()).await.unwrap();
 

@@ -51,9 +51,7 @@ async fn gone(search: &Search, index: &str) {
 async fn documents_altered_dropped_or_added_are_refused_with_examples() {
     let search = Search::start("rebuild-defects").await;
     let history = sales(40);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     let slow = StartRebuildRequest { max_streams_per_second: 10, ..Default::default() };
     let started = world.start_rebuild(slow).await;
     world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.streams_done >= 10).await;
@@ -226,9 +224,7 @@ async fn what_a_dropped_index_left_does_not_bind_the_next() {
 async fn an_index_that_vanishes_while_it_catches_up_ends_its_rebuild() {
     let search = Search::start("rebuild-vanished").await;
     let mut history = sales(8);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     let slow = StartRebuildRequest { max_streams_per_second: 4, ..Default::default() };
     let started = world.start_rebuild(slow).await;
     world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.streams_done > 0).await;
@@ -309,9 +305,7 @@ async fn indices_that_nobody_names_go_while_a_rebuild_rests_and_what_it_fills_st
 async fn a_rebuild_takes_a_projection_over_to_another_store() {
     let search = Search::start("rebuild-store").await;
     let history = sales(5);
-    let world = World::over(&search, &search.url, &history).await;
-    world.ready().await;
-    world.caught_up(&history).await;
+    let world = World::on(&search, &history).await;
     world.feed.change(|script| script.down = true);
     world.orders_are(|orders| orders.state() == Doing::Waiting).await;
     let other = sales(3);
