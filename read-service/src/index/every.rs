@@ -53,9 +53,7 @@ impl Index {
         let opened: Opened = self.json(Method::Post, &path, None::<&()>, READ_LIMIT).await?;
         Ok(Every { index: self.clone(), view: opened.id, after: None })
     }
-}
 
-impl Index {
     /// Ids of documents that can be searched, with the sequence numbers of their last writes, after one such number and up to another,
     /// in their order. The numbers stay while the documents do.
     ///

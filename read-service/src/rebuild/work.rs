@@ -191,7 +191,7 @@ async fn hand_over(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
 async fn catch_up(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
     let head = head(session, rebuild).await?;
     let advance = Advance::begin(CATCHING_UP, 0.0);
-    let (mut stands, mut since) = (0, Instant::now());
+    let (mut stands, mut since) = (None, Instant::now());
     loop {
         // Each time: an index that is gone is waited for in vain.
         let target = session.subject.place(&rebuild.target_index).await?;
@@ -200,8 +200,10 @@ async fn catch_up(session: &Session, rebuild: &Rebuild) -> Result<(), Stop> {
         if at >= head {
             return next(session, Stage::Verifying, CATCHING_UP.end).await;
         }
-        if at > stands {
-            (stands, since) = (at, Instant::now());
+        // What was told of a standstill stays until it is over.
+        let before = *stands.get_or_insert(at);
+        if at > before {
+            (stands, since) = (Some(at), Instant::now());
             let share = share(at - rebuild.resume_position, head - rebuild.resume_position);
             session.save(|rebuild| advance.tell(rebuild, share)).await?;
         } else if since.elapsed() >= STANDSTILL {

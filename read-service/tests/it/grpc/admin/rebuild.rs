@@ -225,7 +225,7 @@ async fn an_index_that_vanishes_while_it_catches_up_ends_its_rebuild() {
     let search = Search::start("rebuild-vanished").await;
     let mut history = sales(8);
     let world = World::on(&search, &history).await;
-    let slow = StartRebuildRequest { max_streams_per_second: 4, ..Default::default() };
+    let slow = StartRebuildRequest { max_streams_per_second: 2, ..Default::default() };
     let started = world.start_rebuild(slow).await;
     world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.streams_done > 0).await;
     // Recorded during the scan, and withheld from those who subscribe.
