@@ -7,7 +7,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::future::try_join;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use proto::v1::StreamCategory;
 use serde_json::Value;
 use thiserror::Error;
@@ -18,7 +19,7 @@ use crate::index::{Every, IndexError, Stamp};
 use crate::lease::{self, LeaseError, Place, RANGES};
 use crate::parking::Parking;
 use crate::projection::Projection;
-use crate::subscription::{Feed, FeedError, Readable, WholeStream};
+use crate::subscription::{Feed, FeedError, Page, Readable, Scan, WholeStream};
 
 mod judge;
 mod fields;
@@ -30,6 +31,8 @@ pub(crate) use keys::Keys;
 
 use judge::{Judgement, Moment, folded, same};
 
+/// Pages of a scan compared at a time: Elasticsearch and the fold do not wait for each other.
+const PAGES: usize = 4;
 /// Streams looked at alone at a time.
 const ALONE: usize = 8;
 /// Pause before a stream is looked at again whose events are not applied yet.
@@ -105,6 +108,26 @@ impl<P: Projection> Comparison<P> {
         &self.place
     }
 
+    /// Compares all streams of a scan with their documents, page by page in its order: `whole` says which content and all, others by
+    /// version.
+    pub fn sights(
+        &self,
+        scan: Scan,
+        whole: impl Fn(&str) -> bool + Clone,
+    ) -> impl Stream<Item = Result<(Page, Sight), CompareError>> {
+        let pages = stream::try_unfold(scan, async |mut scan| {
+            Ok::<_, CompareError>(scan.next().await?.map(|page| (page, scan)))
+        });
+        let sighted = move |page: Page| {
+            let whole = whole.clone();
+            async move {
+                let sight = self.sight(&page.streams, whole).await?;
+                Ok((page, sight))
+            }
+        };
+        pages.map_ok(sighted).try_buffered(PAGES)
+    }
+
     /// Compares streams with their documents: `whole` says which content and all, others by version.
     ///
     /// # Errors
@@ -124,8 +147,15 @@ impl<P: Projection> Comparison<P> {
                 None => sight.doubtful.push(key.clone()),
             }
         }
-        let ids: Vec<&str> = by_version.iter().map(|(key, _)| *key).collect();
-        let versions = index.versions(&live.name, &ids).await?;
+        let [by_version_ids, by_content_ids] = [
+            by_version.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+            by_content.iter().map(|(key, _)| *key).collect(),
+        ];
+        let (versions, found) = try_join(
+            index.versions(&live.name, &by_version_ids),
+            index.mget::<Value>(&live.name, &by_content_ids),
+        )
+        .await?;
         for ((key, expected), version) in by_version.into_iter().zip(versions) {
             if version == Some(expected) {
                 sight.right += 1;
@@ -133,8 +163,6 @@ impl<P: Projection> Comparison<P> {
                 sight.doubtful.push(key.to_owned());
             }
         }
-        let ids: Vec<&str> = by_content.iter().map(|(key, _)| *key).collect();
-        let found = index.mget::<Value>(&live.name, &ids).await?;
         for ((key, expected), found) in by_content.into_iter().zip(found) {
             if found.is_some_and(|found| same::<P>(&expected, &found)) {
                 sight.right += 1;

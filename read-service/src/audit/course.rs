@@ -1,6 +1,9 @@
 //! The way of an audit through all streams and all documents, or through some.
 
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures_util::TryStreamExt as _;
 
 use super::mend::mend;
 use super::pass::Counts;
@@ -23,7 +26,7 @@ pub(super) async fn run<P: Projection>(
 ) -> Result<(), AuditError> {
     let place = live::<P>(&tools).await?;
     same_history::<P>(&tools, &place).await?;
-    let comparison = Comparison::new(tools.feed.clone(), place, Some(PATIENCE));
+    let comparison = Arc::new(Comparison::new(tools.feed.clone(), place, Some(PATIENCE)));
     let mut course = Course::<P> {
         tools,
         teller,
@@ -45,7 +48,7 @@ pub(super) async fn run<P: Projection>(
 struct Course<P> {
     tools: Tools,
     teller: Arc<Teller>,
-    comparison: Comparison<P>,
+    comparison: Arc<Comparison<P>>,
     repair: bool,
     /// What is to be put right and then told.
     found: Vec<(String, Difference)>,
@@ -61,11 +64,7 @@ impl<P: Projection> Course<P> {
         loop {
             self.documents(&keys).await?;
             let Some(mut next) = keys.next() else { return Ok(()) };
-            let mut scan = self.tools.feed.scan(P::CATEGORY, "").await?;
-            while let Some(page) = scan.next().await? {
-                next.take(&page.streams);
-            }
-            next.sort();
+            next.take_all(self.tools.feed.scan(P::CATEGORY, "").await?).await?;
             keys = next;
         }
     }
@@ -73,11 +72,11 @@ impl<P: Projection> Course<P> {
     /// Gives the keys of the streams, those of the first part.
     async fn streams(&mut self) -> Result<Keys, AuditError> {
         let mut keys = Keys::new();
-        let mut scan = self.tools.feed.scan(P::CATEGORY, "").await?;
-        while let Some(page) = scan.next().await? {
+        let comparison = self.comparison.clone();
+        let mut sights = pin!(comparison.sights(self.tools.feed.scan(P::CATEGORY, "").await?, |_| true));
+        while let Some((page, sight)) = sights.try_next().await? {
             self.teller.expect(page.estimated_streams);
             keys.take(&page.streams);
-            let sight = self.comparison.sight(&page.streams, |_| true).await?;
             self.look(sight.doubtful).await?;
             self.teller.checked(page.streams.len());
         }

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use crate::subscription::WholeStream;
+use crate::subscription::{FeedError, Scan, WholeStream};
 
 /// Keys kept in memory at a time, 8 bytes each.
 const KEYS: usize = 2_000_000;
@@ -28,11 +28,6 @@ impl Keys {
         Self { draw: RandomState::new(), part: 0, parts: 1, hashes: Vec::new(), most }
     }
 
-    /// Whether this is the first part.
-    pub fn is_first(&self) -> bool {
-        self.part == 0
-    }
-
     /// The next part, without a key yet; `None` after the last.
     pub fn next(self) -> Option<Self> {
         let part = self.part + 1;
@@ -52,6 +47,18 @@ impl Keys {
             self.parts *= 2;
             self.hashes.retain(|hash| hash % self.parts == 0);
         }
+    }
+
+    /// Takes the keys of all streams of a scan.
+    ///
+    /// # Errors
+    /// Where the feed fails.
+    pub async fn take_all(&mut self, mut scan: Scan) -> Result<(), FeedError> {
+        while let Some(page) = scan.next().await? {
+            self.take(&page.streams);
+        }
+        self.sort();
+        Ok(())
     }
 
     /// To be called once all are taken.

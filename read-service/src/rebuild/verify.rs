@@ -6,8 +6,11 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use tokio::time::Instant;
 
 use super::advance::{Advance, VERIFYING, share};
@@ -36,18 +39,19 @@ pub(super) async fn verify<P: Projection>(session: &Session, rebuild: &Rebuild) 
     let total = u64::try_from(rebuild.streams_done).unwrap_or(0);
     let mut check = Check::<'_, P> {
         subject,
-        comparison: Comparison::new(subject.feed.clone(), target, None),
+        comparison: Arc::new(Comparison::new(subject.feed.clone(), target, None)),
         // Drawn anew each time, so that no document is safe from it.
         draw: RandomState::new(),
         total: total.max(1),
         verified: Verified::default(),
         told: Told { session, advance: Advance::begin(VERIFYING, 0.0), at: Instant::now() },
     };
-    let mut next = Some(Keys::new());
-    while let Some(keys) = next {
-        let keys = check.streams(keys).await?;
-        check.documents(&keys).await?;
-        next = keys.next();
+    let mut keys = check.streams().await?;
+    check.documents(&keys).await?;
+    while let Some(mut next) = keys.next() {
+        next.take_all(subject.feed.scan(P::CATEGORY, "").await?).await?;
+        check.documents(&next).await?;
+        keys = next;
     }
     if check.total > COMPARED {
         check.touched(rebuild.resume_position).await?;
@@ -58,7 +62,7 @@ pub(super) async fn verify<P: Projection>(session: &Session, rebuild: &Rebuild) 
 /// A verification under way.
 struct Check<'a, P> {
     subject: &'a Subject,
-    comparison: Comparison<P>,
+    comparison: Arc<Comparison<P>>,
     draw: RandomState,
     total: u64,
     verified: Verified,
@@ -84,20 +88,19 @@ impl Told<'_> {
 }
 
 impl<P: Projection> Check<'_, P> {
-    /// Every stream has its document. Gives the keys of those in this part.
-    async fn streams(&mut self, mut keys: Keys) -> Result<Keys, Stop> {
-        let mut seen = 0;
-        let mut scan = self.subject.feed.scan(P::CATEGORY, "").await?;
-        while let Some(page) = scan.next().await? {
+    /// Every stream has its document. Gives the keys of the streams, those of the first part.
+    async fn streams(&mut self) -> Result<Keys, Stop> {
+        let (mut keys, mut seen) = (Keys::new(), 0);
+        let (total, draw) = (self.total, self.draw.clone());
+        let sampled = |key: &str| total <= COMPARED || draw.hash_one(key) % total < COMPARED;
+        let comparison = self.comparison.clone();
+        let mut sights = pin!(comparison.sights(self.subject.feed.scan(P::CATEGORY, "").await?, sampled));
+        while let Some((page, sight)) = sights.try_next().await? {
             keys.take(&page.streams);
             seen += i64::try_from(page.streams.len()).unwrap_or(0);
-            // With more than one part, the first is most of the work.
             let total = i64::try_from(self.total).unwrap_or(i64::MAX);
             self.told.tell(STREAMS_SHARE * share(seen, total)).await?;
-            if keys.is_first() && self.verified.different < ENOUGH {
-                let sampled =
-                    |key: &str| self.total <= COMPARED || self.draw.hash_one(key) % self.total < COMPARED;
-                let sight = self.comparison.sight(&page.streams, sampled).await?;
+            if self.verified.different < ENOUGH {
                 self.verified.expected += sight.right;
                 self.verified.found += sight.right;
                 self.verified.compared += sight.whole;
