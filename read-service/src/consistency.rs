@@ -3,9 +3,9 @@
 //! Tokens enter; the answer is that all of them are reached, that they are not, or that Elasticsearch failed. Reached means: a
 //! read by id shows at least these versions, and for a search, that a refresh which began afterwards has ended.
 //!
-//! However many wait, Elasticsearch is asked once a round: one task per projection gathers what is waited for, reads the
-//! versions of all of it by one multi-get, and asks again when this copy's projector has written something, or after a short
-//! while, as another copy may be the one that writes. Refreshes are shared in the same way by the projector.
+//! However many wait, Elasticsearch is asked once a round: one task per projection gathers what is waited for and reads the
+//! versions of what came new by one multi-get. What this copy's projector stores meanwhile it is told; all that is waited for is
+//! read again after a short while, as another copy may be the one that writes. Refreshes are shared in the same way by the projector.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use proto::token::ConsistencyToken;
 use proto::v1::StreamCategory;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::index::{Index, IndexError};
 use crate::projector::Progress;
@@ -188,23 +188,28 @@ async fn serve(
     mut queue: mpsc::Receiver<Waiter>,
     asked_at: watch::Sender<Option<Instant>>,
 ) {
-    let mut progress = progress.subscribe();
-    let mut waiting: Vec<Waiter> = Vec::new();
+    let mut changes = progress.subscribe();
+    // Those whose versions are to be read, and those who were too early when they were.
+    let (mut new, mut waiting): (Vec<Waiter>, Vec<Waiter>) = Default::default();
     let mut pause = PAUSE_FIRST;
     loop {
-        if waiting.is_empty() {
+        if new.is_empty() && waiting.is_empty() {
+            progress.wait_for(std::iter::empty());
             pause = PAUSE_FIRST;
-            if queue.recv_many(&mut waiting, QUEUE).await == 0 {
+            if queue.recv_many(&mut new, QUEUE).await == 0 {
                 return;
             }
         }
-        while waiting.len() < QUEUE
+        while new.len() + waiting.len() < QUEUE
             && let Ok(waiter) = queue.try_recv()
         {
-            waiting.push(waiter);
+            new.push(waiter);
         }
-        let stored = progress.borrow().stored;
-        let keys: BTreeSet<&str> = waiting.iter().map(|waiter| waiter.key.as_str()).collect();
+        // In this order: what is stored after the versions were read is told, and heard of.
+        progress.wait_for(waiting.iter().chain(&new).map(|waiter| waiter.key.as_str()));
+        let mut stored = changes.borrow_and_update().stored;
+        waiting = untold(waiting, &progress);
+        let keys: BTreeSet<&str> = new.iter().map(|waiter| waiter.key.as_str()).collect();
         let keys = Vec::from_iter(keys);
         asked_at.send_replace(Some(Instant::now()));
         let versions = index.versions(&alias, &keys).await;
@@ -214,16 +219,29 @@ async fn serve(
                 keys.iter().zip(versions).filter_map(|(key, version)| Some(((*key).to_owned(), version?)));
             found.collect::<HashMap<_, _>>()
         });
-        waiting = unanswered(waiting, versions);
-        if waiting.is_empty() {
-            continue;
-        }
-        tokio::select! {
-            received = queue.recv_many(&mut waiting, QUEUE) => if received == 0 { return },
-            Ok(_) = progress.wait_for(|now| now.stored > stored) => {}
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+        waiting.extend(unanswered(std::mem::take(&mut new), versions));
+        let again = Instant::now() + pause;
+        while new.is_empty() && !waiting.is_empty() {
+            tokio::select! {
+                received = queue.recv_many(&mut new, QUEUE) => if received == 0 { return },
+                Ok(now) = changes.wait_for(|now| now.stored != stored) => {
+                    stored = now.stored;
+                    drop(now);
+                    waiting = untold(waiting, &progress);
+                }
+                () = sleep_until(again) => {
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    new.append(&mut waiting);
+                }
+            }
         }
     }
+}
+
+/// Answers those whose versions this copy has stored meanwhile; gives those who go on waiting.
+fn untold(waiting: Vec<Waiter>, progress: &Progress) -> Vec<Waiter> {
+    let told = waiting.iter().map(|waiter| (waiter.key.clone(), progress.stored(&waiter.key))).collect();
+    unanswered(waiting, Ok(told))
 }
 
 /// Answers those whose versions are known to suffice, who would not wait, or whose read failed; gives those who go on waiting.

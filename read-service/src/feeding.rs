@@ -16,7 +16,7 @@ use crate::projection::Projection;
 use crate::projector::{Limits, Projector, RETRY_BASE, RETRY_MAX, Tools};
 
 /// A share of the memory for documents that an index gets which is not live.
-const OTHERS_CACHE: u64 = 3;
+const OTHERS_CACHE: usize = 3;
 
 /// Runs the projectors of all indices of a projection until the service drains.
 ///

@@ -120,11 +120,16 @@ impl<T: Send + 'static> Lanes<T> {
         self.outcomes.pop_front()
     }
 
-    /// The next outcome, which is waited for; `None` where none is to come. The open bulk is sent as it is. May be dropped at any
-    /// time.
+    /// The next outcome, which is waited for; `None` where none is to come. The open bulk is sent as it is once there is room for
+    /// it. May be dropped at any time.
     pub async fn next(&mut self) -> Option<(T, ItemOutcome)> {
-        self.close();
-        while self.outcomes.is_empty() && (!self.travelling.is_empty() || !self.waiting.is_empty()) {
+        while self.outcomes.is_empty() {
+            if self.travelling.len() < self.pace.in_flight() {
+                self.close();
+            }
+            if self.travelling.is_empty() && self.waiting.is_empty() {
+                break;
+            }
             self.turn().await;
         }
         self.outcomes.pop_front()
@@ -194,16 +199,17 @@ impl<T: Send + 'static> Lanes<T> {
             self.pace.answered(bulk.bytes(), took);
         }
         let retries = Self::retries(retries);
-        let (mut places, mut again) = (Vec::new(), Vec::new());
+        let (mut settled, mut places, mut again) = (Vec::new(), Vec::new(), Vec::new());
         for (place, (tag, outcome)) in tags.into_iter().zip(outcomes).enumerate() {
             match outcome {
                 ItemOutcome::Later(error) if retries.is_some() && !waits_for_a_person(&error) => {
                     places.push(place);
                     again.push(tag);
                 }
-                outcome => self.settle(tag, outcome),
+                outcome => settled.push((tag, outcome)),
             }
         }
+        self.settle(settled);
         if let (Some(retries), false) = (retries, places.is_empty()) {
             self.again(bulk.only(&places), again, retries, "items");
         }
@@ -254,15 +260,19 @@ impl<T: Send + 'static> Lanes<T> {
     }
 
     fn settle_all(&mut self, tags: Vec<T>, outcome: &ItemOutcome) {
-        for tag in tags {
-            self.settle(tag, outcome.clone());
-        }
+        self.settle(tags.into_iter().map(|tag| (tag, outcome.clone())).collect());
     }
 
-    fn settle(&mut self, tag: T, outcome: ItemOutcome) {
-        metrics::counter!("projection_bulk_items_total", "projection" => self.name, "outcome" => name(&outcome))
-            .increment(1);
-        self.outcomes.push_back((tag, outcome));
+    /// Hands back what came to an outcome, and counts it, once for each kind: to name a counter costs more than to add to it.
+    fn settle(&mut self, settled: Vec<(T, ItemOutcome)>) {
+        for kind in KINDS {
+            let count = settled.iter().filter(|(_, outcome)| name(outcome) == kind).count();
+            if let Ok(count @ 1..) = u64::try_from(count) {
+                metrics::counter!("projection_bulk_items_total", "projection" => self.name, "outcome" => kind)
+                    .increment(count);
+            }
+        }
+        self.outcomes.extend(settled);
     }
 }
 
@@ -288,6 +298,9 @@ fn blame(error: &IndexError) -> Blame {
 fn waits_for_a_person(error: &IndexError) -> bool {
     matches!(error, IndexError::Overloaded(kind) if kind == "cluster_block_exception")
 }
+
+/// What outcomes are called in metrics.
+const KINDS: [&str; 5] = ["applied", "already_applied", "later", "unfit", "closed"];
 
 fn name(outcome: &ItemOutcome) -> &'static str {
     match outcome {

@@ -70,7 +70,7 @@ use self::subscription::Feed;
 /// How often the gauges of the projections are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 /// Documents of customers and products that are kept in memory, in bytes: they change seldom.
-const CATALOG_CACHE: u64 = 1024 * 1024;
+const CATALOG_CACHE: usize = 1024 * 1024;
 /// Orders that are watched and kept in memory for that, in bytes.
 const WATCHED_BYTES: usize = 32 * 1024 * 1024;
 

@@ -10,9 +10,10 @@
 //!
 //! - `running`: where it stands: leases, checkpoints, the rhythm of refreshes.
 //! - `readers`: what is read of the feed.
-//! - `apply`: a batch into the index.
+//! - `apply`: batches into the index.
 //! - `batch`: events gathered, then folded by stream.
-//! - `documents`: what events are folded onto.
+//! - `course`: the batches under way.
+//! - `documents`, `recent`: what events are folded onto.
 //! - `progress`, `snapshot`: the same for everyone who asks.
 //! - `trouble`: wait or halt.
 
@@ -23,7 +24,6 @@ use shared::backoff::Backoff;
 use shared::clock::Clock;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
 
 use crate::feeds::Feeds;
 use crate::index::Index;
@@ -36,7 +36,9 @@ mod running;
 mod readers;
 mod apply;
 mod batch;
+mod course;
 mod documents;
+mod recent;
 mod progress;
 mod snapshot;
 mod trouble;
@@ -47,7 +49,6 @@ pub use trouble::Trouble;
 
 pub(crate) use batch::fold_onto;
 
-use batch::Batch;
 use running::Running;
 
 /// Waits after a dependency failed.
@@ -66,7 +67,7 @@ pub struct Limits {
     /// Bulks of changed documents.
     pub bulks: Bounds,
     /// Bytes of documents kept in memory, so that they need not be read before they are changed (hint 2).
-    pub cache_bytes: u64,
+    pub cache_bytes: usize,
     /// The rhythm of leases.
     pub leases: Times,
 }
@@ -74,10 +75,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            batch_events: 20_000,
-            batch_bytes: 16 * 1024 * 1024,
+            batch_events: 10_000,
+            batch_bytes: 8 * 1024 * 1024,
             bulks: Bounds::default(),
-            cache_bytes: 24 * 1024 * 1024,
+            cache_bytes: 12 * 1024 * 1024,
             leases: Times::default(),
         }
     }
@@ -118,7 +119,6 @@ pub struct Projector<P: Projection> {
     /// Why the last step waited.
     waited_for: Option<String>,
     running: Option<Running<P>>,
-    batch: Option<Batch>,
 }
 
 impl<P: Projection> Projector<P> {
@@ -139,7 +139,7 @@ impl<P: Projection> Projector<P> {
 
     fn with(tools: Tools, name: Option<String>) -> Self {
         let backoff = Backoff::new(RETRY_BASE, RETRY_MAX);
-        Self { tools, name, backoff, waited_for: None, running: None, batch: None }
+        Self { tools, name, backoff, waited_for: None, running: None }
     }
 
     /// How far the live index is.
@@ -218,29 +218,7 @@ impl<P: Projection> Projector<P> {
             self.running = Some(Running::open(self.tools.clone(), self.name.as_deref()).await?);
             return Ok(Step::Opened);
         };
-        if self.batch.is_none() {
-            self.batch = running.gather().await?;
-        }
-        if !running.may_apply() {
-            self.batch = None;
-        }
-        let Some(batch) = &mut self.batch else {
-            running.tend().await?;
-            return Ok(Step::Idle);
-        };
-        let span = tracing::info_span!("project", projection = P::NAME, events = batch.events);
-        for traceparent in &batch.traceparents {
-            shared::telemetry::trace::link(&span, traceparent);
-        }
-        running.apply(batch).instrument(span).await?;
-        let events = batch.events;
-        // A copy that slept meanwhile may not tell what the index includes: another one may be live by now.
-        if running.may_apply() {
-            running.done(batch);
-        }
-        self.batch = None;
-        running.tend().await?;
-        Ok(Step::Applied(events))
+        running.step().await
     }
 }
 

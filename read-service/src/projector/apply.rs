@@ -1,11 +1,15 @@
-//! A batch into the index: fold its events by stream, store the documents, park what cannot go on.
+//! Batches into the index: fold their events by stream, store the documents, park what cannot go on.
 //!
 //! Nothing is lost when it is dropped or fails in between: what was done stays done, in the index and in the batch,
 //! and the next attempt goes on from there.
 
-use tokio::task::JoinSet;
+use std::sync::Arc;
 
-use super::batch::{Batch, StreamEvents, fold_onto, gap};
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use super::batch::{Stage, StreamEvents, fold_onto, gap};
+use super::course::{Course, Earlier};
 use super::documents::Documents;
 use super::progress::IndexProgress;
 use super::{Tools, Trouble};
@@ -28,14 +32,20 @@ pub(super) struct Target<P: Projection> {
     pub(super) held: Held,
     pub(super) documents: Documents<P>,
     pub(super) lanes: Lanes<Sent<P>>,
+    pub(super) course: Course,
+    /// Documents to be sent again, or whose outcome is not dealt with.
+    pub(super) again: Vec<Sent<P>>,
     /// Retries of streams whose records are loose.
     pub(super) loose: JoinSet<()>,
 }
 
 /// A changed document on its way.
 pub(super) struct Sent<P: Projection> {
+    /// Number of its batch.
+    batch: usize,
     /// Place of its stream in the batch.
     place: usize,
+    key: Arc<str>,
     document: P::Document,
 }
 
@@ -73,19 +83,35 @@ impl<P: Projection> Target<P> {
         Ok(())
     }
 
-    /// Takes the batch as far as it goes.
-    pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
-        // What an attempt that was dropped sent is sent again, or found to be stored.
+    /// Drops all batches under way, whatever became of them.
+    pub(super) fn give_up(&mut self) {
+        self.course.clear();
         self.lanes.clear();
-        batch.keep_undone();
-        let folded = self.fold(batch).await;
-        let stored = self.drain(batch).await;
-        folded.and(stored)?;
-        self.park(batch).await
+        self.again.clear();
     }
 
-    /// Parks the streams of the batch that were refused.
-    async fn park(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+    /// Folds what is under way and not folded, and sends each changed document on its way at once: only some are in memory at a
+    /// time.
+    pub(super) async fn fold(&mut self) -> Result<(), Trouble> {
+        self.send_again().await?;
+        for number in self.course.numbers() {
+            let span = self.course.batch(number).span.clone();
+            self.fold_batch(number).instrument(span).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything of the oldest batch is stored or set aside.
+    pub(super) async fn finish(&mut self) -> Result<(), Trouble> {
+        while self.course.oldest().is_some_and(|batch| !batch.is_done()) {
+            self.hear().await?;
+        }
+        self.park().await
+    }
+
+    /// Parks the streams of the oldest batch that were refused.
+    async fn park(&mut self) -> Result<(), Trouble> {
+        let Some(batch) = self.course.oldest() else { return Ok(()) };
         while !batch.refusals.is_empty() {
             let first = batch.refusals.len().saturating_sub(PARKED_AT_ONCE);
             let some = &batch.refusals[first..];
@@ -98,55 +124,72 @@ impl<P: Projection> Target<P> {
         Ok(())
     }
 
-    /// Folds the events by stream onto the documents that are there, and sends each changed one on its way at once: only some are
-    /// in memory at a time.
-    async fn fold(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
-        self.parking.look(batch.streams.iter().map(|stream| stream.key.as_str())).await?;
+    async fn fold_batch(&mut self, number: usize) -> Result<(), Trouble> {
+        let streams = &self.course.batch(number).streams;
+        let folding = |stream: &&StreamEvents| stream.stage == Stage::Folding;
+        self.parking.look(streams.iter().filter(folding).map(|stream| &*stream.key)).await?;
         let mut unread = Vec::new();
-        for place in 0..batch.streams.len() {
-            let StreamEvents { key, events, .. } = &batch.streams[place];
-            if self.parking.is_parked(key) {
-                batch.done(place);
+        for place in 0..self.course.batch(number).streams.len() {
+            let stream = &self.course.batch(number).streams[place];
+            if stream.stage != Stage::Folding {
                 continue;
             }
-            let document = self.documents.cached(key).await;
+            let (key, begins) = (stream.key.clone(), stream.events[0].version <= 1);
+            self.stored(number, &key).await?;
+            if self.parking.is_parked(&key) {
+                self.course.batch(number).done(place);
+                continue;
+            }
+            let document = self.documents.cached(&key);
             // A stream that begins in the batch has no document; if there is one all the same, the index says so when it is
             // written.
-            if document.is_none() && events[0].version > 1 {
+            if document.is_none() && !begins {
                 unread.push(place);
                 if unread.len() >= self.documents.part() {
-                    self.read_and_fold(batch, &mut unread).await?;
+                    self.read_and_fold(number, &mut unread).await?;
                 }
             } else {
-                self.fold_stream(batch, place, document).await?;
+                self.fold_stream(number, place, document).await?;
             }
         }
-        self.read_and_fold(batch, &mut unread).await
+        self.read_and_fold(number, &mut unread).await
     }
 
-    async fn read_and_fold(&mut self, batch: &mut Batch, places: &mut Vec<usize>) -> Result<(), Trouble> {
+    /// Waits until what older batches have of this stream is stored or set aside.
+    async fn stored(&mut self, number: usize, key: &str) -> Result<(), Trouble> {
+        loop {
+            match self.course.earlier(number, key) {
+                Earlier::Nothing => return Ok(()),
+                Earlier::Travelling => self.hear().await?,
+                Earlier::Refused => self.finish().await?,
+            }
+        }
+    }
+
+    async fn read_and_fold(&mut self, number: usize, places: &mut Vec<usize>) -> Result<(), Trouble> {
         if places.is_empty() {
             return Ok(());
         }
-        let keys: Vec<_> = places.iter().map(|place| batch.streams[*place].key.as_str()).collect();
+        let streams = &self.course.batch(number).streams;
+        let keys: Vec<_> = places.iter().map(|place| &*streams[*place].key).collect();
         let documents = self.documents.read(&keys).await?;
         for (place, document) in places.drain(..).zip(documents) {
-            self.fold_stream(batch, place, document).await?;
+            self.fold_stream(number, place, document).await?;
         }
         Ok(())
     }
 
     async fn fold_stream(
         &mut self,
-        batch: &mut Batch,
+        number: usize,
         place: usize,
         mut document: Option<P::Document>,
     ) -> Result<(), Trouble> {
-        let stream = &batch.streams[place];
+        let stream = &self.course.batch(number).streams[place];
         let stored = document.as_ref().map_or(0, P::version);
         let healed = match gap(stored, &stream.events) {
             None => None,
-            Some(missing) => self.heal(stream, stored, missing).await?,
+            Some(missing) => heal::<P>(&self.tools, stream, stored, missing).await?,
         };
         let events = healed.as_ref().map_or(&stream.events, |healed| &healed.events);
         let (changed, outcome) = fold_onto::<P>(&mut document, events);
@@ -154,94 +197,121 @@ impl<P: Projection> Target<P> {
             (Err((version, error)), _) => Some((version, error.to_string())),
             (Ok(()), unreadable) => unreadable.cloned(),
         };
-        if let Some((version, error)) = fault {
+        let fault = fault.map(|(version, error)| {
             let known = events.iter().chain(&stream.events).find(|event| event.version == version);
-            let position = known.map_or(0, |event| event.position);
-            batch.refuse(place, Fault { version, position, error });
+            Fault { version, position: known.map_or(0, |event| event.position), error }
+        });
+        let key = stream.key.clone();
+        let batch = self.course.batch(number);
+        if let Some(fault) = fault {
+            batch.refuse(place, fault);
         }
         match document {
             Some(document) if changed => {
-                let key = &batch.streams[place].key;
-                let sent = Sent { place, document };
-                let write = |sent: &Sent<P>, bulk: &mut Bulk| {
-                    let document = &sent.document;
-                    bulk.index(key, P::version(document), document, &P::search(document));
-                };
-                self.lanes.put(sent, write).await;
-                let mut outcome = Ok(());
-                while let Some((sent, settled)) = self.lanes.settled() {
-                    outcome = outcome.and(self.settle(batch, sent, settled).await);
-                }
-                outcome
+                batch.sent(place);
+                self.send(Sent { batch: number, place, key, document }).await
             }
-            document => {
-                if let Some(document) = document {
-                    self.documents.keep(&batch.streams[place].key, document).await;
-                }
+            Some(document) => {
+                batch.stored(place, P::version(&document));
+                self.documents.keep(key, document);
+                Ok(())
+            }
+            None => {
                 batch.done(place);
                 Ok(())
             }
         }
     }
 
-    /// The events of a stream from the first that is missing to the last of the batch, read afresh as far as they can be; `None`
-    /// where the store lacks some too: then the fold meets the gap and refuses.
-    async fn heal(
-        &mut self,
-        stream: &StreamEvents,
-        stored: i64,
-        missing: i64,
-    ) -> Result<Option<Readable>, FeedError> {
-        let last = stream.events.iter().map(|event| event.version).max().unwrap_or(missing);
-        tracing::info!(
-            projection = P::NAME,
-            stream = stream.key,
-            stored,
-            missing,
-            last,
-            "gap, reading the stream"
-        );
-        metrics::counter!("projection_gaps_total", "projection" => P::NAME).increment(1);
-        let read = self.tools.feed.read_as_far(P::CATEGORY, &stream.key, stored + 1, last).await?;
-        let whole = read.events.last().is_some_and(|event| event.version >= last);
-        Ok((whole || read.unreadable.is_some()).then_some(read))
-    }
-
-    /// Waits until everything sent has its outcome; the first trouble, if any.
-    async fn drain(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+    /// Sends a document on its way, and deals with outcomes that are there already.
+    async fn send(&mut self, sent: Sent<P>) -> Result<(), Trouble> {
+        let write = |sent: &Sent<P>, bulk: &mut Bulk| {
+            let document = &sent.document;
+            bulk.index(&sent.key, P::version(document), document, &P::search(document));
+        };
+        self.lanes.put(sent, write).await;
         let mut outcome = Ok(());
-        while let Some((sent, settled)) = self.lanes.next().await {
-            outcome = outcome.and(self.settle(batch, sent, settled).await);
+        while let Some((sent, settled)) = self.lanes.settled() {
+            outcome = outcome.and(self.settle(sent, settled).await);
         }
         outcome
     }
 
-    /// What became of a document. One that does not fit is stored as far as it does, and refused from there; one that is not
-    /// stored stays in the batch.
-    async fn settle(
-        &mut self,
-        batch: &mut Batch,
-        sent: Sent<P>,
-        outcome: ItemOutcome,
-    ) -> Result<(), Trouble> {
-        let Sent { place, document } = sent;
-        match outcome {
-            ItemOutcome::Applied => self.documents.keep(&batch.streams[place].key, document).await,
-            // A later version may be stored: what this copy has folded is not to be folded on.
-            ItemOutcome::AlreadyApplied => {}
-            ItemOutcome::Unfit(_) => {
-                let key = &batch.streams[place].key;
-                let (tools, last) = (&self.tools, P::version(&document));
-                let stream = tools.feed.read_as_far(P::CATEGORY, key, 1, last).await?;
-                let target = self.progress.index();
-                if let Some(fault) = parking::store::<P>(&tools.index, target, key, &stream).await? {
-                    batch.refuse(place, fault);
-                }
-            }
-            ItemOutcome::Closed(error) => return Err(Trouble::Halt(error.to_string())),
-            ItemOutcome::Later(error) => return Err(Trouble::Wait(error.to_string())),
+    /// Deals with the next outcome, which is waited for, and with those that are there by then.
+    async fn hear(&mut self) -> Result<(), Trouble> {
+        let Some((sent, settled)) = self.lanes.next().await else {
+            return Err(Trouble::Wait("documents came to no outcome".to_owned()));
+        };
+        let mut outcome = self.settle(sent, settled).await;
+        while let Some((sent, settled)) = self.lanes.settled() {
+            outcome = outcome.and(self.settle(sent, settled).await);
         }
-        batch.done(place);
+        outcome
+    }
+
+    async fn send_again(&mut self) -> Result<(), Trouble> {
+        while let Some(sent) = self.again.pop() {
+            self.send(sent).await?;
+        }
         Ok(())
     }
+
+    /// What became of a document. One that does not fit is stored as far as it does, and refused from there; one that is not
+    /// stored is sent again by the next attempt.
+    async fn settle(&mut self, sent: Sent<P>, outcome: ItemOutcome) -> Result<(), Trouble> {
+        let (number, place) = (sent.batch, sent.place);
+        match outcome {
+            ItemOutcome::Applied | ItemOutcome::AlreadyApplied => {
+                self.course.batch(number).stored(place, P::version(&sent.document));
+                // A later version may be stored: then what this copy has folded is not to be folded on.
+                if outcome == ItemOutcome::Applied {
+                    self.documents.keep(sent.key, sent.document);
+                }
+            }
+            ItemOutcome::Unfit(_) => {
+                let (key, last) = (sent.key.clone(), P::version(&sent.document));
+                self.again.push(sent);
+                let tools = &self.tools;
+                let stream = tools.feed.read_as_far(P::CATEGORY, &key, 1, last).await?;
+                let target = self.progress.index();
+                if let Some(fault) = parking::store::<P>(&tools.index, target, &key, &stream).await? {
+                    self.course.batch(number).refuse(place, fault);
+                }
+                self.again.retain(|sent| (sent.batch, sent.place) != (number, place));
+                self.course.batch(number).done(place);
+            }
+            ItemOutcome::Closed(error) => {
+                self.again.push(sent);
+                return Err(Trouble::Halt(error.to_string()));
+            }
+            ItemOutcome::Later(error) => {
+                self.again.push(sent);
+                return Err(Trouble::Wait(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The events of a stream from the first that is missing to the last of the batch, read afresh as far as they can be; `None`
+/// where the store lacks some too: then the fold meets the gap and refuses.
+async fn heal<P: Projection>(
+    tools: &Tools,
+    stream: &StreamEvents,
+    stored: i64,
+    missing: i64,
+) -> Result<Option<Readable>, FeedError> {
+    let last = stream.events.iter().map(|event| event.version).max().unwrap_or(missing);
+    tracing::info!(
+        projection = P::NAME,
+        stream = &*stream.key,
+        stored,
+        missing,
+        last,
+        "gap, reading the stream"
+    );
+    metrics::counter!("projection_gaps_total", "projection" => P::NAME).increment(1);
+    let read = tools.feed.read_as_far(P::CATEGORY, &stream.key, stored + 1, last).await?;
+    let whole = read.events.last().is_some_and(|event| event.version >= last);
+    Ok((whole || read.unreadable.is_some()).then_some(read))
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use proto::v1::RecordedEvent;
+use tracing::Span;
 
 use crate::parking::Fault;
 use crate::projection::{FoldError, Projection, apply};
@@ -21,10 +23,14 @@ pub struct Batch {
     pub events: usize,
     /// When the oldest was recorded, in nanoseconds since 1970.
     pub oldest: Option<i64>,
-    /// Trace contexts of the commands, each once, a bounded number.
-    pub traceparents: Vec<String>,
+    /// Trace of the batch, linked to those of the commands.
+    pub span: Span,
     /// The events by stream, streams in the order of their first event.
     pub streams: Vec<StreamEvents>,
+    /// Place of each stream.
+    places: HashMap<Arc<str>, usize>,
+    /// Streams that are not done.
+    open: usize,
     /// Streams to set aside, and why.
     pub refusals: Vec<(String, Fault)>,
 }
@@ -45,44 +51,87 @@ pub struct Part {
 }
 
 impl Batch {
-    /// A batch of these events.
+    /// A batch of these events for the projection with this name.
     #[must_use]
-    pub fn new(events: Vec<RecordedEvent>, parts: Vec<Part>) -> Self {
-        let mut traceparents: Vec<String> = Vec::new();
-        for event in &events {
-            if traceparents.len() == MAX_LINKS {
-                break;
-            }
-            if !event.traceparent.is_empty() && !traceparents.contains(&event.traceparent) {
-                traceparents.push(event.traceparent.clone());
-            }
+    pub fn new(projection: &'static str, events: Vec<RecordedEvent>, parts: Vec<Part>) -> Self {
+        let span = tracing::info_span!("project", projection, events = events.len());
+        for traceparent in traceparents(&events) {
+            shared::telemetry::trace::link(&span, traceparent);
         }
         let oldest = events.iter().filter_map(recorded_at).min();
         let count = events.len();
-        Self { parts, events: count, oldest, traceparents, streams: by_stream(events), refusals: Vec::new() }
+        let (streams, places) = by_stream(events);
+        let open = streams.len();
+        Self { parts, events: count, oldest, span, streams, places, open, refusals: Vec::new() }
+    }
+
+    /// Up to which version the stream with this key is stored; `None` where that is not known.
+    #[must_use]
+    pub fn version(&self, key: &str) -> Option<i64> {
+        self.places.get(key).and_then(|place| self.streams[*place].stored)
+    }
+
+    /// How far the stream with this key is; `None` where it is not in the batch.
+    #[must_use]
+    pub fn stage(&self, key: &str) -> Option<Stage> {
+        self.places.get(key).map(|place| self.streams[*place].stage)
+    }
+
+    /// Takes the events of a stream: its document is on its way.
+    pub fn sent(&mut self, place: usize) {
+        self.streams[place].stage = Stage::Sent;
+        self.streams[place].events = Vec::new();
     }
 
     /// Sets a stream aside, from the first of the versions that were refused.
     pub fn refuse(&mut self, place: usize, fault: Fault) {
-        let key = &self.streams[place].key;
+        let key = &*self.streams[place].key;
         match self.refusals.iter_mut().find(|(refused, _)| refused == key) {
             Some((_, known)) if known.version <= fault.version => {}
             Some((_, known)) => *known = fault,
-            None => self.refusals.push((key.clone(), fault)),
+            None => self.refusals.push((key.to_owned(), fault)),
         }
+    }
+
+    /// Whether the stream with this key is to be set aside.
+    #[must_use]
+    pub fn refuses(&self, key: &str) -> bool {
+        self.refusals.iter().any(|(refused, _)| refused == key)
+    }
+
+    /// The stream is stored, up to this version at least.
+    pub fn stored(&mut self, place: usize, version: i64) {
+        self.streams[place].stored = Some(version);
+        self.done(place);
     }
 
     /// Everything of the stream is stored or refused.
     pub fn done(&mut self, place: usize) {
         let stream = &mut self.streams[place];
-        stream.done = true;
+        self.open -= usize::from(stream.stage != Stage::Done);
+        stream.stage = Stage::Done;
         stream.events = Vec::new();
     }
 
-    /// Leaves out the streams that are done. Places of the others change.
-    pub fn keep_undone(&mut self) {
-        self.streams.retain(|stream| !stream.done);
+    /// Whether all streams are done.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.open == 0
     }
+}
+
+/// Trace contexts of the commands, each once, a bounded number.
+fn traceparents(events: &[RecordedEvent]) -> Vec<&str> {
+    let mut traceparents: Vec<&str> = Vec::new();
+    for RecordedEvent { traceparent, .. } in events {
+        if traceparents.len() == MAX_LINKS {
+            break;
+        }
+        if !traceparent.is_empty() && !traceparents.contains(&traceparent.as_str()) {
+            traceparents.push(traceparent);
+        }
+    }
+    traceparents
 }
 
 /// When the event was recorded, in nanoseconds since 1970.
@@ -90,29 +139,43 @@ pub fn recorded_at(event: &RecordedEvent) -> Option<i64> {
     event.recorded_time.as_ref().and_then(proto::time::to_nanos)
 }
 
+/// How far a stream of a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its events are to be folded.
+    Folding,
+    /// Its document is on its way.
+    Sent,
+    /// Everything of it is stored or refused.
+    Done,
+}
+
 /// The events of one stream in a batch, in version order, perhaps with repeats.
 #[derive(Debug)]
 pub struct StreamEvents {
     /// Key of the stream.
-    pub key: String,
-    /// Its events, at least one until it is done.
+    pub key: Arc<str>,
+    /// Its events, at least one until they are folded.
     pub events: Vec<RecordedEvent>,
-    done: bool,
+    /// How far it is.
+    pub stage: Stage,
+    /// Up to which version it is stored, where that is known.
+    stored: Option<i64>,
 }
 
-fn by_stream(events: Vec<RecordedEvent>) -> Vec<StreamEvents> {
-    let mut places: HashMap<String, usize> = HashMap::new();
+fn by_stream(events: Vec<RecordedEvent>) -> (Vec<StreamEvents>, HashMap<Arc<str>, usize>) {
+    let mut places: HashMap<Arc<str>, usize> = HashMap::new();
     let mut streams: Vec<StreamEvents> = Vec::new();
     for event in events {
-        if let Some(place) = places.get(&event.stream_key) {
+        if let Some(place) = places.get(event.stream_key.as_str()) {
             streams[*place].events.push(event);
         } else {
-            let key = event.stream_key.clone();
+            let key: Arc<str> = event.stream_key.as_str().into();
             places.insert(key.clone(), streams.len());
-            streams.push(StreamEvents { key, events: vec![event], done: false });
+            streams.push(StreamEvents { key, events: vec![event], stage: Stage::Folding, stored: None });
         }
     }
-    streams
+    (streams, places)
 }
 
 /// The first version that is missing between a document of version `from` and these events; `None` where none is.
@@ -161,7 +224,7 @@ mod tests {
     #[test]
     fn streams_come_in_the_order_of_their_first_event() {
         let events = [event("b", 1), event("a", 4), event("b", 2), event("a", 4)];
-        let batch = Batch::new(events.into(), vec![]);
+        let batch = Batch::new("orders", events.into(), vec![]);
         let streams: Vec<_> = batch
             .streams
             .iter()
@@ -188,8 +251,8 @@ mod tests {
     #[test]
     fn traces_are_linked_once_and_not_without_end() {
         let traced = |i: usize| RecordedEvent { traceparent: format!("t{}", i / 2), ..event("a", 1) };
-        let batch = Batch::new((0..200).map(traced).collect(), vec![]);
-        assert_eq!(batch.traceparents.len(), MAX_LINKS);
-        assert_eq!(batch.traceparents[31], "t31");
+        let events: Vec<_> = (0..200).map(traced).collect();
+        let linked = traceparents(&events);
+        assert_eq!((linked.len(), linked[31]), (MAX_LINKS, "t31"));
     }
 }

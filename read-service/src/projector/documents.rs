@@ -4,9 +4,11 @@
 //! A document is taken out while it is folded and comes back only when it is stored, so that memory is never ahead of
 //! the index.
 
-use moka::future::Cache;
+use std::sync::Arc;
+
 use serde_json::Value;
 
+use super::recent::Recent;
 use crate::index::{Found, Index, IndexError};
 use crate::projection::Projection;
 
@@ -14,8 +16,7 @@ use crate::projection::Projection;
 pub struct Documents<P: Projection> {
     index: Index,
     target: String,
-    cache: Cache<String, P::Document>,
-    cache_bytes: u64,
+    cache: Recent<P::Document>,
     part: usize,
 }
 
@@ -35,20 +36,13 @@ fn next_part(part: usize, documents: usize, bytes: usize) -> usize {
 impl<P: Projection> Documents<P> {
     /// Those of the index `target`, of which at most `cache_bytes` are kept.
     #[must_use]
-    pub fn new(index: Index, target: String, cache_bytes: u64) -> Self {
-        Self { index, target, cache: Self::empty(cache_bytes), cache_bytes, part: FEW }
-    }
-
-    fn empty(cache_bytes: u64) -> Cache<String, P::Document> {
-        let weigh = |key: &String, document: &P::Document| {
-            u32::try_from(key.len() + P::weight(document)).unwrap_or(u32::MAX)
-        };
-        Cache::builder().max_capacity(cache_bytes).weigher(weigh).build()
+    pub fn new(index: Index, target: String, cache_bytes: usize) -> Self {
+        Self { index, target, cache: Recent::new(cache_bytes, P::weight), part: FEW }
     }
 
     /// Takes the document of this stream out of memory.
-    pub async fn cached(&self, key: &str) -> Option<P::Document> {
-        self.cache.remove(key).await
+    pub fn cached(&mut self, key: &str) -> Option<P::Document> {
+        self.cache.take(key)
     }
 
     /// How many documents may be read at a time, so that they take a bounded amount of memory.
@@ -93,23 +87,21 @@ impl<P: Projection> Documents<P> {
     }
 
     /// Keeps a document that is stored as it is, unless no event can follow.
-    pub async fn keep(&self, key: &str, document: P::Document) {
+    pub fn keep(&mut self, key: Arc<str>, document: P::Document) {
         if !P::is_final(&document) {
-            self.cache.insert(key.to_owned(), document).await;
+            self.cache.keep(key, document);
         }
     }
 
     /// Forgets all documents.
     pub fn forget_all(&mut self) {
-        // Not `invalidate_all`: what it marks is still given out by `remove` until it is swept.
-        self.cache = Self::empty(self.cache_bytes);
+        self.cache.forget_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::projection::{CustomerDocument, Customers};
 
     #[test]
     fn a_part_is_as_large_as_its_documents_allow() {
@@ -118,18 +110,5 @@ mod tests {
         assert_eq!(next_part(64, 64, 64 * 100 * 1024), 20);
         assert_eq!(next_part(64, 64, 64 * 10 * 1024 * 1024), 8);
         assert_eq!(next_part(64, 64, 0), 128, "none of them there");
-    }
-
-    #[tokio::test]
-    async fn what_was_forgotten_is_not_given_out() {
-        let index = Index::new("http://127.0.0.1:1").unwrap();
-        let mut documents = Documents::<Customers>::new(index, "customers".to_owned(), 1_000_000);
-        let (customer_id, name) = ("17850".to_owned(), "Ada".to_owned());
-        let ada = CustomerDocument { customer_id, version: 1, name, registered_at: 0, updated_at: 0 };
-        documents.keep("17850", ada.clone()).await;
-        documents.forget_all();
-        assert_eq!(documents.cached("17850").await, None);
-        documents.keep("17850", ada.clone()).await;
-        assert_eq!(documents.cached("17850").await, Some(ada));
     }
 }

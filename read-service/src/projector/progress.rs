@@ -16,9 +16,12 @@ use tokio::sync::watch;
 use super::snapshot::{Snapshot, State, float};
 use crate::index::{Index, IndexError};
 
+mod awaited;
 mod of_index;
 
 pub use of_index::IndexProgress;
+
+use awaited::Awaited;
 
 /// A projection's progress: that of its live index. Clones share it.
 #[derive(Clone, Debug)]
@@ -35,6 +38,8 @@ struct Inner {
     all: Mutex<All>,
     /// The next epoch of any of its indices.
     epochs: AtomicU64,
+    /// What readers wait for in the live index.
+    awaited: Awaited,
     refreshes: watch::Sender<Refreshes>,
     turn: tokio::sync::Mutex<()>,
 }
@@ -68,6 +73,7 @@ impl Progress {
             shown: watch::Sender::new(Snapshot::new(projection, now)),
             all: Mutex::default(),
             epochs: AtomicU64::new(0),
+            awaited: Awaited::default(),
             refreshes: watch::Sender::new(Refreshes { begun: 0, ended: 0, outcome: Ok(()) }),
             turn: tokio::sync::Mutex::new(()),
         }))
@@ -140,6 +146,17 @@ impl Progress {
     #[must_use]
     pub(crate) fn settled(&self, range: usize) -> Option<u64> {
         self.0.shown.borrow().settled(range)
+    }
+
+    /// From now on exactly these streams are waited for.
+    pub(crate) fn wait_for<'a>(&self, keys: impl Iterator<Item = &'a str>) {
+        self.0.awaited.only(keys);
+    }
+
+    /// The newest version of a stream which this copy stored in the live index since it is waited for; 0 where it stored none.
+    #[must_use]
+    pub(crate) fn stored(&self, key: &str) -> i64 {
+        self.0.awaited.stored(key)
     }
 
     /// Tells of every change from now on.

@@ -197,8 +197,8 @@ impl Readers {
         events >= limits.batch_events || bytes >= limits.batch_bytes
     }
 
-    /// The batch; `None` where there are no events.
-    pub fn take(&mut self) -> Option<Batch> {
+    /// The batch, for the projection with this name; `None` where there are no events.
+    pub fn take(&mut self, projection: &'static str) -> Option<Batch> {
         let mut events = Vec::new();
         let mut parts = Vec::new();
         for reader in self.all.iter_mut().filter(|reader| !reader.events.is_empty()) {
@@ -209,7 +209,7 @@ impl Readers {
             reader.bytes = 0;
             events.append(&mut reader.events);
         }
-        (!events.is_empty()).then(|| Batch::new(events, parts))
+        (!events.is_empty()).then(|| Batch::new(projection, events, parts))
     }
 }
 

@@ -1,15 +1,19 @@
 //! A projection that has begun: its leases, what it reads of the feed, how far its index is fed, what is due.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::apply::Target;
 use super::batch::Batch;
+use super::course::Course;
 use super::documents::Documents;
 use super::readers::{Heard, Readers, What};
-use super::{Tools, Trouble};
+use super::{Step, Tools, Trouble};
 use crate::lanes::Lanes;
 use crate::lease::{Leases, Place, RANGES};
 use crate::parking::Parking;
@@ -35,6 +39,8 @@ pub(super) struct Running<P: Projection> {
     readers: Readers,
     /// The ranges of slices that the readers are arranged for.
     arranged: [bool; RANGES],
+    /// The leases were renewed since what follows from them was looked after.
+    renewed: bool,
     /// Nothing is applied, because queries are about to be switched to another index.
     holding: bool,
     /// Rounds of leases since it began.
@@ -94,9 +100,12 @@ impl<P: Projection> Running<P> {
                 parking,
                 documents,
                 lanes,
+                course: Course::default(),
+                again: Vec::new(),
                 loose: JoinSet::new(),
             },
             leases,
+            renewed: false,
             holding: false,
             rounds: 0,
             mends: 0,
@@ -106,8 +115,55 @@ impl<P: Projection> Running<P> {
         })
     }
 
+    /// Takes batches from the readers and ends the oldest, or finds that there is nothing to apply until something else is due.
+    pub(super) async fn step(&mut self) -> Result<Step, Trouble> {
+        loop {
+            if !self.may_apply() {
+                self.target.give_up();
+            }
+            if self.takes_another() {
+                let batch = if self.target.course.is_empty() {
+                    self.gather().await?
+                } else {
+                    self.readers.take(P::NAME)
+                };
+                // Meanwhile the leases may have ended.
+                if let Some(batch) = batch.filter(|_| self.may_apply()) {
+                    self.target.progress.unsettled();
+                    self.target.course.begin(batch);
+                }
+            }
+            if self.target.course.is_empty() {
+                self.tend().await?;
+                return Ok(Step::Idle);
+            }
+            if self.forward().await? {
+                let Some(batch) = self.target.course.end() else { continue };
+                // A copy that slept meanwhile may not tell what the index includes: another one may be live by now.
+                if self.may_apply() {
+                    self.done(&batch);
+                }
+                self.tend().await?;
+                return Ok(Step::Applied(batch.events));
+            }
+        }
+    }
+
+    /// Whether another batch may begin. While one is under way only a full one does, and none where leases are to be looked after,
+    /// which needs everything to be stored.
+    fn takes_another(&self) -> bool {
+        let course = &self.target.course;
+        let full = || self.readers.is_full(&self.target.tools.limits);
+        course.is_empty() || (course.has_room() && full() && !self.must_look())
+    }
+
+    /// Whether the leases, or what follows from them, are to be looked after.
+    fn must_look(&self) -> bool {
+        self.renewed || self.leases.due() <= Instant::now()
+    }
+
     /// The next batch; `None` where there is nothing to apply until something else is due.
-    pub(super) async fn gather(&mut self) -> Result<Option<Batch>, Trouble> {
+    async fn gather(&mut self) -> Result<Option<Batch>, Trouble> {
         let mut until = self.next_due();
         let progress = &self.target.progress;
         while !self.readers.is_whole(&self.target.tools.limits) {
@@ -127,7 +183,7 @@ impl<P: Projection> Running<P> {
                 }
             }
         }
-        Ok(self.readers.take())
+        Ok(self.readers.take(P::NAME))
     }
 
     /// When a round of leases, a checkpoint or a refresh is due, even if no event comes.
@@ -145,7 +201,7 @@ impl<P: Projection> Running<P> {
 
     /// Whether this copy still has the leases of all that it reads. If not, what was read is dropped: the new owner reads
     /// it too.
-    pub(super) fn may_apply(&mut self) -> bool {
+    fn may_apply(&mut self) -> bool {
         let may = self.readers.lie_within(self.leases.held());
         if !may {
             self.readers.clear();
@@ -154,10 +210,11 @@ impl<P: Projection> Running<P> {
         may
     }
 
-    /// Takes the batch as far as it goes; meanwhile leases are renewed and the next batch is read.
-    pub(super) async fn apply(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
-        let Self { target, leases, readers, .. } = self;
-        target.progress.unsettled();
+    /// Takes what is under way further; meanwhile leases are renewed and events are read. True where the oldest batch is stored,
+    /// false where another one may begin.
+    async fn forward(&mut self) -> Result<bool, Trouble> {
+        let may_begin = self.target.course.has_room() && !self.must_look();
+        let Self { target, leases, readers, renewed, .. } = self;
         let limits = target.tools.limits.clone();
         let progress = target.progress.clone();
         let keep = async {
@@ -168,6 +225,7 @@ impl<P: Projection> Running<P> {
                     tracing::warn!(projection = P::NAME, %error, "leases not renewed");
                     std::future::pending::<()>().await;
                 }
+                *renewed = true;
             }
         };
         let fill = async {
@@ -178,36 +236,69 @@ impl<P: Projection> Running<P> {
                 let oldest = if let What::Events(oldest) = what { oldest } else { None };
                 progress.received(ranges, oldest, head);
             }
-            std::future::pending::<()>().await;
+            if !readers.is_full(&limits) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let (mut keep, mut fill) = (pin!(keep), pin!(fill.fuse()));
+        {
+            let mut fold = pin!(target.fold());
+            loop {
+                tokio::select! {
+                    folded = &mut fold => break folded?,
+                    () = &mut keep => {}
+                    () = &mut fill, if !fill.is_terminated() => {}
+                }
+            }
+        }
+        let another = async {
+            if !fill.is_terminated() {
+                fill.await;
+            }
+            if !may_begin {
+                std::future::pending::<()>().await;
+            }
         };
         tokio::select! {
-            applied = target.apply(batch) => applied,
-            () = keep => Ok(()),
-            () = fill => Ok(()),
+            biased;
+            () = another => Ok(false),
+            () = keep => Ok(false),
+            finished = target.finish() => finished.map(|()| true),
         }
     }
 
-    /// Everything in the batch is stored.
-    pub(super) fn done(&mut self, batch: &Batch) {
-        let Target { progress, parking, .. } = &self.target;
-        progress.stored(&batch.parts, batch.oldest, parking.len());
-        // What the readers heard meanwhile.
+    /// Everything in the batch, which was the oldest, is stored.
+    fn done(&mut self, batch: &Batch) {
+        let Target { progress, parking, course, .. } = &self.target;
+        progress.tell(|key| batch.version(key));
+        progress.stored(&batch.parts, batch.oldest, parking.len(), course.is_empty());
+        // What is under way and what the readers heard meanwhile.
+        for batch in course.iter() {
+            for part in &batch.parts {
+                progress.received(part.ranges.clone(), batch.oldest, part.head);
+            }
+        }
         for Heard { ranges, head, what } in self.readers.heard() {
             match what {
                 What::Events(oldest) => progress.received(ranges, oldest, head),
-                What::Nothing { through, as_of } => progress.stands(ranges, through, head, as_of),
-                What::NothingNew | What::Interrupted(_) => {}
+                What::Nothing { through, as_of } if course.is_empty() => {
+                    progress.stands(ranges, through, head, as_of);
+                }
+                What::Nothing { .. } | What::NothingNew | What::Interrupted(_) => {}
             }
         }
         metrics::histogram!("projection_batch_events", "projection" => P::NAME)
             .record(u32::try_from(batch.events).unwrap_or(u32::MAX));
     }
 
-    /// Looks after leases, checkpoints and refreshes, where due. Nothing that was taken from the readers may wait to be applied.
-    pub(super) async fn tend(&mut self) -> Result<(), Trouble> {
-        let now = Instant::now();
-        if self.leases.due() <= now {
-            self.leases.round(&self.target.progress.snapshot().standings()).await?;
+    /// Looks after leases, checkpoints and refreshes, where due.
+    async fn tend(&mut self) -> Result<(), Trouble> {
+        // Nothing that was taken from the readers may wait to be applied then.
+        if self.target.course.is_empty() && self.must_look() {
+            if self.leases.due() <= Instant::now() {
+                self.leases.round(&self.target.progress.snapshot().standings()).await?;
+            }
+            self.renewed = false;
             // After the round and before anything is applied or told: whoever took a range knows of a hold then.
             let indices = self.target.tools.feeds.look().await?;
             if indices.mends != self.mends {
@@ -225,16 +316,11 @@ impl<P: Projection> Running<P> {
             self.save().await?;
         }
         let snapshot = self.target.progress.snapshot();
-        let behind = snapshot.is_behind();
-        let every = if behind { REFRESH_BEHIND } else { REFRESH_LIVE };
+        let every = if snapshot.is_behind() { REFRESH_BEHIND } else { REFRESH_LIVE };
         if snapshot.is_dirty() && self.refreshed.elapsed() >= every {
+            // Documents go on meanwhile; if it fails, there is the next one.
             let progress = self.target.progress.clone();
-            if behind {
-                // Documents go on meanwhile; if it fails, there is the next one.
-                tokio::spawn(async move { progress.refresh().await });
-            } else {
-                progress.refresh().await?;
-            }
+            tokio::spawn(async move { progress.refresh().await });
             self.refreshed = Instant::now();
         }
         Ok(())

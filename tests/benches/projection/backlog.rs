@@ -15,13 +15,15 @@ use uuid::Uuid;
 
 /// Bytes of a bulk of the floor.
 const BULK: usize = 1024 * 1024;
-/// Events of an order where each event becomes a document: fewer than a batch has orders between two of them.
-const EVENTS: usize = 4;
+/// Events of an order where each event becomes a document, and orders that are changed in turns: more than lie between two
+/// events of one order where documents are not to be coalesced, fewer than where they may be.
+const EVENTS: usize = 6;
+const IN_TURNS: usize = 4_096;
 
 /// What the backlog holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Orders changed event by event, all others in between: each event makes a document.
+    /// Orders changed event by event, many others in between: each event makes a document.
     Versions,
     /// Small orders, each stored by one command.
     Small,
@@ -47,20 +49,28 @@ impl Backlog {
             Kind::Small => sample.place(&pair, documents, Shape::Small).await.map(drop)?,
             Kind::Real => sample.place(&pair, documents / 5, Shape::Real).await.map(drop)?,
             Kind::Versions => {
-                let open = (0..documents / EVENTS).map(|number| {
-                    let mut request = sample.command(number, Shape::Small);
-                    request.items.clear();
-                    request.submit = false;
-                    Command::CreateOrder(request)
-                });
-                let ids = orders::execute(&pair, open).await?;
                 let item = sample.command(0, Shape::Small).items.swap_remove(0);
-                let added = (1..EVENTS).flat_map(|_| &ids).map(|id| {
-                    let (order_id, request_id) = (id.clone(), Uuid::now_v7().to_string());
-                    let item = Some(item.clone());
-                    Command::AddItem(AddItemRequest { order_id, request_id, expected_version: None, item })
-                });
-                orders::execute(&pair, added).await.map(drop)?;
+                let numbers: Vec<_> = (0..documents / EVENTS).collect();
+                for numbers in numbers.chunks(IN_TURNS) {
+                    let open = numbers.iter().map(|number| {
+                        let mut request = sample.command(*number, Shape::Small);
+                        request.items.clear();
+                        request.submit = false;
+                        Command::CreateOrder(request)
+                    });
+                    let ids = orders::execute(&pair, open).await?;
+                    let added = (1..EVENTS).flat_map(|_| &ids).map(|id| {
+                        let (order_id, request_id) = (id.clone(), Uuid::now_v7().to_string());
+                        let item = Some(item.clone());
+                        Command::AddItem(AddItemRequest {
+                            order_id,
+                            request_id,
+                            expected_version: None,
+                            item,
+                        })
+                    });
+                    orders::execute(&pair, added).await.map(drop)?;
+                }
             }
         }
         let (documents, head) = capture(&pair, kind).await?;

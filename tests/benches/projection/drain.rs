@@ -32,6 +32,8 @@ pub async fn against_bulks(
         let took = floor::send(&read.elasticsearch_url, &backlog.documents).await?;
         anyhow::Ok(per_second(backlog.count(), took))
     };
+    // What drains it warms up, too.
+    drain(read, backlog, limits.clone()).await?;
     let mut before = floor().await?;
     for _ in 0..rounds {
         let figure = per_second(backlog.count(), drain(read, backlog, limits.clone()).await?);

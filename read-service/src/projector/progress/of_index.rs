@@ -202,8 +202,8 @@ impl IndexProgress {
         });
     }
 
-    /// The events of a batch were applied, the oldest recorded at `oldest`.
-    pub(in crate::projector) fn stored(&self, parts: &[Part], oldest: Option<i64>, parked: usize) {
+    /// The events of a batch were applied, the oldest recorded at `oldest`; `all` says that no other batch is under way.
+    pub(in crate::projector) fn stored(&self, parts: &[Part], oldest: Option<i64>, parked: usize, all: bool) {
         let now = self.progress.0.clock.now_nanos();
         self.change(|snapshot| {
             for part in parts {
@@ -225,9 +225,16 @@ impl IndexProgress {
                 None => snapshot.show_unchanged(),
             }
             snapshot.stored += 1;
-            snapshot.writing = false;
+            snapshot.writing &= !all;
             snapshot.settle();
         });
+    }
+
+    /// Tells those who wait for versions, before [`Self::stored`] wakes them: `version` says up to where a stream is stored.
+    pub(in crate::projector) fn tell(&self, version: impl Fn(&str) -> Option<i64>) {
+        if self.progress.live() == self.index {
+            self.progress.0.awaited.tell(version);
+        }
     }
 
     /// Number of streams set aside.

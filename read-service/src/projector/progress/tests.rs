@@ -41,7 +41,7 @@ fn all_but_last() -> RangeInclusive<usize> {
 
 fn stored(progress: &IndexProgress, through: i64, oldest: i64, as_of: Option<i64>) {
     let part = Part { ranges: all_but_last(), through, head: through, as_of, lasts: vec![] };
-    progress.stored(&[part], Some(oldest), 0);
+    progress.stored(&[part], Some(oldest), 0, true);
 }
 
 #[test]
