@@ -14,6 +14,7 @@ mod away;
 mod elasticsearch_gone;
 mod store_restored;
 mod tokens;
+mod names;
 mod copies;
 mod paging;
 mod rebuild;

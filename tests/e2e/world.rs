@@ -54,6 +54,13 @@ pub struct Running {
 #[derive(Default)]
 struct Apart(Option<Runtime>);
 
+impl Apart {
+    fn new() -> Self {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        Self(Some(runtime.unwrap()))
+    }
+}
+
 impl Drop for Apart {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
@@ -84,6 +91,11 @@ impl Running {
     /// What a read service answers.
     pub fn queries(&self) -> OrderQueryServiceClient<Channel> {
         OrderQueryServiceClient::new(self.channel.clone())
+    }
+
+    /// Ends a service on a runtime of its own as `kill -9` does: nothing is finished, nobody is told.
+    pub fn kill(mut self) {
+        self.apart.0.take().unwrap().shutdown_background();
     }
 
     pub async fn stop(self) {
@@ -140,6 +152,21 @@ impl World {
 
     /// The same with further settings.
     pub async fn another_read_with(&self, paths: &Paths, settings: &[String]) -> Running {
+        let lifecycle = Lifecycle::new(PATIENCE);
+        let address = start_read(self.read_config(paths, settings), lifecycle.clone()).await;
+        ready(Running::connect(address, lifecycle).await).await
+    }
+
+    /// Another copy of the read service, which can be killed.
+    pub async fn doomed_read(&self) -> Running {
+        let lifecycle = Lifecycle::new(PATIENCE);
+        let apart = Apart::new();
+        let started = start_read(self.read_config(&self.paths(), &[]), lifecycle.clone());
+        let address = apart.0.as_ref().unwrap().spawn(started).await.unwrap();
+        ready(Running { apart, ..Running::connect(address, lifecycle).await }).await
+    }
+
+    fn read_config(&self, paths: &Paths, settings: &[String]) -> read_service::Config {
         let flags = [
             "read-service".to_owned(),
             "--listen=127.0.0.1:0".to_owned(),
@@ -149,20 +176,7 @@ impl World {
             format!("--index-prefix={}", self.prefix),
             "--page-token-key=the same key for all copies of a test".to_owned(),
         ];
-        let config = ReadFlags::try_parse_from(flags.iter().chain(settings)).unwrap().config;
-        let lifecycle = Lifecycle::new(PATIENCE);
-        let service = read_service::build(config).await.unwrap();
-        let address = service.grpc_address().unwrap().to_string();
-        lifecycle.spawn("read service", service.run(lifecycle.clone()));
-        let read = Running::connect(address, lifecycle).await;
-        // The first start makes the indices; until then the service is not ready.
-        let mut health = HealthClient::new(read.channel.clone());
-        testing::until(PATIENCE, "the read service gets ready", async || {
-            let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
-            (status == ServingStatus::Serving).then_some(())
-        })
-        .await;
-        read
+        ReadFlags::try_parse_from(flags.iter().chain(settings)).unwrap().config
     }
 
     /// Stops the write service and starts it again on the same port, with this path to PostgreSQL.
@@ -295,6 +309,25 @@ impl World {
     }
 }
 
+/// Starts a read service; gives where it answers.
+async fn start_read(config: read_service::Config, lifecycle: Lifecycle) -> String {
+    let service = read_service::build(config).await.unwrap();
+    let address = service.grpc_address().unwrap().to_string();
+    lifecycle.spawn("read service", service.run(lifecycle.clone()));
+    address
+}
+
+/// Waits until it is ready: the first start makes the indices.
+async fn ready(read: Running) -> Running {
+    let mut health = HealthClient::new(read.channel.clone());
+    testing::until(PATIENCE, "the read service gets ready", async || {
+        let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
+        (status == ServingStatus::Serving).then_some(())
+    })
+    .await;
+    read
+}
+
 async fn start_write(database_url: &str, listen: &str) -> Running {
     let flags = [
         "write-service",
@@ -307,8 +340,7 @@ async fn start_write(database_url: &str, listen: &str) -> Running {
     ];
     let config = WriteFlags::try_parse_from(flags).unwrap().config;
     let lifecycle = Lifecycle::new(PATIENCE);
-    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let apart = Apart(Some(runtime));
+    let apart = Apart::new();
     let service = lifecycle.clone();
     let started = apart.0.as_ref().unwrap().spawn(async move {
         write_service::migrate(&config).await.unwrap();
