@@ -19,4 +19,5 @@ mod copies;
 mod paging;
 mod rebuild;
 mod rebuild_kills;
+mod damage;
 mod sample;

@@ -224,6 +224,11 @@ impl World {
         self.write = start_write(database_url, &self.write.address).await;
     }
 
+    /// Where its database is.
+    pub fn database_url(&self) -> &str {
+        &self.database.url
+    }
+
     /// Address of the write service.
     pub fn write_url(&self) -> String {
         format!("http://{}", self.write.address)
