@@ -6,6 +6,7 @@ mod rebuild;
 mod rebuild_command;
 mod parked;
 mod audit;
+mod repairs;
 mod background;
 
 use std::process::{Output, Stdio};

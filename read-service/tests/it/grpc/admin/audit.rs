@@ -25,7 +25,7 @@ fn of_orders() -> AuditProjectionRequest {
 }
 
 impl World {
-    async fn begin_audit(
+    pub async fn begin_audit(
         &self,
         request: AuditProjectionRequest,
     ) -> Result<Streaming<AuditProjectionResponse>, Status> {
@@ -33,7 +33,10 @@ impl World {
     }
 
     /// Everything that an audit says.
-    async fn audited(&self, request: AuditProjectionRequest) -> Result<Vec<AuditProjectionResponse>, Status> {
+    pub async fn audited(
+        &self,
+        request: AuditProjectionRequest,
+    ) -> Result<Vec<AuditProjectionResponse>, Status> {
         let mut told = self.begin_audit(request).await?;
         let all = async {
             let mut all: Vec<AuditProjectionResponse> = Vec::new();
@@ -48,7 +51,7 @@ impl World {
     }
 
     /// What an audit finds, by key.
-    async fn findings(&self, request: AuditProjectionRequest) -> Vec<Finding> {
+    pub async fn findings(&self, request: AuditProjectionRequest) -> Vec<Finding> {
         let told = self.audited(request).await.unwrap();
         let last = told.last().unwrap();
         assert_eq!(last.streams_checked, last.streams_total, "{last:?}");
@@ -58,7 +61,7 @@ impl World {
     }
 }
 
-fn kinds(findings: &[Finding]) -> Vec<(&str, Kind)> {
+pub fn kinds(findings: &[Finding]) -> Vec<(&str, Kind)> {
     findings.iter().map(|finding| (finding.stream_key.as_str(), finding.kind())).collect()
 }
 
@@ -70,11 +73,11 @@ impl Hand<'_> {
         format!("/{}/{rest}", self.0.name("orders-v1-1"))
     }
 
-    async fn source(&self, key: &str) -> Value {
+    pub async fn source(&self, key: &str) -> Value {
         self.0.raw(Method::Get, &self.path(&format!("_doc/{key}")), None).await["_source"].clone()
     }
 
-    async fn put(&self, key: &str, version: i64, document: &Value) -> bool {
+    pub async fn put(&self, key: &str, version: i64, document: &Value) -> bool {
         let path = format!("_doc/{key}?version={version}&version_type=external_gte&refresh=true");
         self.0.raw(Method::Put, &self.path(&path), Some(document.clone())).await["_version"] == version
     }
@@ -91,7 +94,7 @@ impl Hand<'_> {
     }
 
     /// Puts a document in place of a later version.
-    async fn put_back(&self, key: &str, version: i64, document: &Value) {
+    pub async fn put_back(&self, key: &str, version: i64, document: &Value) {
         self.delete(key).await;
         self.keep_tombstones("0s".into()).await;
         until(DEADLINE, "the tombstone goes", async || {
