@@ -5,6 +5,8 @@
 mod world;
 mod valve;
 mod gate;
+mod turnstile;
+mod scene;
 mod questions;
 
 mod order_flow;

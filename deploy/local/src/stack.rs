@@ -203,6 +203,7 @@ impl Stack<'_> {
             transport_port: find::free_port()?,
             heap_mib: HEAP_MIB,
             short_lived: false,
+            quick_start: false,
         };
         step.report("starting");
         let server = node.start(&self.run).await?;

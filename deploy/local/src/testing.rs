@@ -110,6 +110,7 @@ pub async fn node(run: &Run, heap_mib: u32) -> anyhow::Result<Node> {
         transport_port: find::free_port()?,
         heap_mib,
         short_lived: true,
+        quick_start: false,
     })
 }
 
