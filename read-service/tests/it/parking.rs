@@ -14,6 +14,8 @@ use serde_json::json;
 use crate::support::feed::ScriptedFeed;
 use crate::support::{DEADLINE, History, Search, added, created, drive, submitted, until};
 
+/// Orders of a large history whose events are mixed.
+const TOGETHER: usize = 1_000;
 /// What a keyword does not hold.
 const TOO_LONG: usize = 32_767;
 
@@ -169,34 +171,49 @@ async fn of_many_versions_written_at_once_the_first_that_does_not_fit_is_parked(
 }
 
 #[tokio::test]
-async fn one_poisoned_order_among_thousands_leaves_all_others_exact() {
+async fn one_poisoned_order_among_a_hundred_thousand_leaves_all_others_exact() {
     let search = Search::start("parking-many").await;
-    let keys: Vec<_> = (0..8_000).map(|number| format!("order-{number:05}")).collect();
-    let poisoned = &keys[4_321];
+    let keys: Vec<_> = (0..100_000).map(|number| format!("order-{number:05}")).collect();
+    let poisoned = &keys[54_321];
     let mut history = History::default();
-    for version in 1..=3 {
-        for key in &keys {
-            let body = match version {
-                1 => Some(created(key, key)),
-                2 if key == poisoned => None,
-                _ => Some(added(version, 1, 100)),
-            };
-            history.push(StreamCategory::Order, key, version.into(), body);
+    for some in keys.chunks(TOGETHER) {
+        for version in 1..=3 {
+            for key in some {
+                let body = match version {
+                    1 => Some(created(key, key)),
+                    2 if key == poisoned => None,
+                    _ => Some(added(version, 1, 100)),
+                };
+                history.push(StreamCategory::Order, key, version.into(), body);
+            }
         }
     }
     let feed = ScriptedFeed::start(&history).await;
-    feed.change(|script| script.batch = 1_000);
+    // Some orders are whole in a batch, of others the end comes with the next.
+    feed.change(|script| script.batch = 4 * TOGETHER);
     let mut orders = search.projector::<Orders>(&feed.feed);
-    drive(&mut orders, history.head()).await;
+    for through in (1..=history.head()).filter(|position| position % 20_000 == 0) {
+        drive(&mut orders, through).await;
+    }
     let [parked] = &search.parked().await[..] else { panic!("one is parked") };
     assert_eq!((&parked.stream_key, parked.fault.version), (poisoned, 2));
-    let ids: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let documents = search.index.mget(&search.name("orders"), &ids).await.unwrap();
-    for (number, (key, found)) in keys.iter().zip(documents).enumerate() {
-        let events = history.events.iter().skip(number).step_by(keys.len());
-        let expected = fold::<Orders>(events.take(if key == poisoned { 1 } else { 3 })).unwrap();
-        assert_eq!(found.map(|found| found.source), expected, "{key}");
+    let mut exact = 0;
+    for (some, events) in keys.chunks(TOGETHER).zip(history.events.chunks(3 * TOGETHER)) {
+        let ids: Vec<&str> = some.iter().map(String::as_str).collect();
+        let documents = search.index.mget(&search.name("orders"), &ids).await.unwrap();
+        for (number, (key, found)) in some.iter().zip(documents).enumerate() {
+            let events = events.iter().skip(number).step_by(TOGETHER);
+            let expected = fold::<Orders>(events.take(if key == poisoned { 1 } else { 3 })).unwrap();
+            let version = expected.as_ref().map(Orders::version);
+            assert_eq!(found.as_ref().map(|found| found.version), version, "{key}");
+            assert_eq!(found.map(|found| found.source), expected, "{key}");
+            exact += usize::from(key != poisoned);
+        }
     }
+    assert_eq!(exact, 99_999);
+    search.raw(Method::Post, &format!("/{}/_refresh", search.name("orders")), None).await;
+    let counted = search.raw(Method::Get, &format!("/{}/_count", search.name("orders")), None).await;
+    assert_eq!(counted["count"], 100_000, "there is nothing else");
 }
 
 /// Orders that are parked at their second event, with a third behind it.
