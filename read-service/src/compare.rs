@@ -4,7 +4,7 @@
 //! wrong then is looked at alone, until what is applied must be in it. What is not applied yet is no difference, and a stream that is
 //! parked is right as far as it could be applied. Nothing here writes.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join;
@@ -13,6 +13,8 @@ use proto::v1::StreamCategory;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::index::{Every, IndexError, Stamp};
@@ -109,21 +111,23 @@ impl<P: Projection> Comparison<P> {
     }
 
     /// Compares all streams of a scan with their documents, page by page in its order: `whole` says which content and all, others by
-    /// version.
+    /// version. Pages are compared while the caller is busy with one; dropping it ends that.
     pub fn sights(
-        &self,
+        self: Arc<Self>,
         scan: Scan,
-        whole: impl Fn(&str) -> bool + Clone,
+        whole: impl Fn(&str) -> bool + Clone + Send + Sync + 'static,
     ) -> impl Stream<Item = Result<(Page, Sight), CompareError>> {
         let pages = stream::try_unfold(scan, async |mut scan| {
             Ok::<_, CompareError>(scan.next().await?.map(|page| (page, scan)))
         });
         let sighted = move |page: Page| {
-            let whole = whole.clone();
-            async move {
-                let sight = self.sight(&page.streams, whole).await?;
+            let (comparison, whole) = (self.clone(), whole.clone());
+            let sight = async move {
+                let sight = comparison.sight(&page.streams, whole).await?;
                 Ok((page, sight))
-            }
+            };
+            let task = AbortOnDropHandle::new(tokio::spawn(sight.in_current_span()));
+            async { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
         };
         pages.map_ok(sighted).try_buffered(PAGES)
     }

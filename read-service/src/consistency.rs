@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::index::{Index, IndexError};
 use crate::projector::Progress;
 
-/// First and longest pause between two rounds in which nothing was heard of this copy's projector.
+/// First and longest pause between two rounds that read the versions of all who wait.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// An answer that takes longer than this when time is up is what is missing, and not the version.
@@ -191,11 +191,19 @@ async fn serve(
     let mut changes = progress.subscribe();
     // Those whose versions are to be read, and those who were too early when they were.
     let (mut new, mut waiting): (Vec<Waiter>, Vec<Waiter>) = Default::default();
-    let mut pause = PAUSE_FIRST;
+    // When those who wait are asked about again, whoever comes in between.
+    let (mut pause, mut again) = (PAUSE_FIRST, Instant::now());
     loop {
+        if waiting.is_empty() {
+            pause = PAUSE_FIRST;
+            again = Instant::now() + pause;
+        } else if again <= Instant::now() {
+            new.append(&mut waiting);
+            pause = (pause * 2).min(PAUSE_MAX);
+            again = Instant::now() + pause;
+        }
         if new.is_empty() && waiting.is_empty() {
             progress.wait_for(std::iter::empty());
-            pause = PAUSE_FIRST;
             if queue.recv_many(&mut new, QUEUE).await == 0 {
                 return;
             }
@@ -220,8 +228,7 @@ async fn serve(
             found.collect::<HashMap<_, _>>()
         });
         waiting.extend(unanswered(std::mem::take(&mut new), versions));
-        let again = Instant::now() + pause;
-        while new.is_empty() && !waiting.is_empty() {
+        while new.is_empty() && !waiting.is_empty() && Instant::now() < again {
             tokio::select! {
                 received = queue.recv_many(&mut new, QUEUE) => if received == 0 { return },
                 Ok(now) = changes.wait_for(|now| now.stored != stored) => {
@@ -229,10 +236,7 @@ async fn serve(
                     drop(now);
                     waiting = untold(waiting, &progress);
                 }
-                () = sleep_until(again) => {
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    new.append(&mut waiting);
-                }
+                () = sleep_until(again) => {}
             }
         }
     }

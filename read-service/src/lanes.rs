@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use shared::backoff::Backoff;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
@@ -113,8 +113,8 @@ impl<T: Send + 'static> Lanes<T> {
 
     /// An outcome that is there already.
     pub fn settled(&mut self) -> Option<(T, ItemOutcome)> {
-        while let Some(Ok(arrival)) = self.travelling.try_join_next() {
-            self.arrived(arrival);
+        while let Some(arrival) = self.travelling.try_join_next() {
+            self.arrived(unwound(arrival));
             self.start();
         }
         self.outcomes.pop_front()
@@ -171,10 +171,7 @@ impl<T: Send + 'static> Lanes<T> {
         let may = self.travelling.len() < self.pace.in_flight();
         let due = self.waiting.iter().map(|load| load.at).min().filter(|_| may);
         tokio::select! {
-            Some(arrival) = self.travelling.join_next() => match arrival {
-                Ok(arrival) => self.arrived(arrival),
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            },
+            Some(arrival) = self.travelling.join_next() => self.arrived(unwound(arrival)),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         self.start();
@@ -274,6 +271,11 @@ impl<T: Send + 'static> Lanes<T> {
         }
         self.outcomes.extend(settled);
     }
+}
+
+/// What a task came to; its panic goes on here.
+fn unwound<A>(joined: Result<A, JoinError>) -> A {
+    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// What a request failed for.

@@ -101,24 +101,26 @@ impl<P: Projection> Target<P> {
         Ok(())
     }
 
-    /// Waits until everything of the oldest batch is stored or set aside.
-    pub(super) async fn finish(&mut self) -> Result<(), Trouble> {
-        while self.course.oldest().is_some_and(|batch| !batch.is_done()) {
-            self.hear().await?;
+    /// Waits until everything of the oldest batch is stored or refused.
+    pub(super) async fn drain(&mut self) -> Result<(), Trouble> {
+        while let Some(batch) = self.course.oldest().filter(|batch| !batch.is_done()) {
+            let span = batch.span.clone();
+            self.hear().instrument(span).await?;
         }
-        self.park().await
+        Ok(())
     }
 
     /// Parks the streams of the oldest batch that were refused.
-    async fn park(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn park(&mut self) -> Result<(), Trouble> {
         let Some(batch) = self.course.oldest() else { return Ok(()) };
+        let span = batch.span.clone();
         while !batch.refusals.is_empty() {
             let first = batch.refusals.len().saturating_sub(PARKED_AT_ONCE);
             let some = &batch.refusals[first..];
             if !some.iter().all(|(key, _)| self.held.includes(lease::range_of(P::CATEGORY, key))) {
                 return Err(Trouble::Wait("lease ended before a stream was parked".to_owned()));
             }
-            self.parking.park_all(some).await?;
+            self.parking.park_all(some).instrument(span.clone()).await?;
             batch.refusals.truncate(first);
         }
         Ok(())
@@ -161,7 +163,10 @@ impl<P: Projection> Target<P> {
             match self.course.earlier(number, key) {
                 Earlier::Nothing => return Ok(()),
                 Earlier::Travelling => self.hear().await?,
-                Earlier::Refused => self.finish().await?,
+                Earlier::Refused => {
+                    self.drain().await?;
+                    self.park().await?;
+                }
             }
         }
     }
@@ -261,13 +266,12 @@ impl<P: Projection> Target<P> {
     async fn settle(&mut self, sent: Sent<P>, outcome: ItemOutcome) -> Result<(), Trouble> {
         let (number, place) = (sent.batch, sent.place);
         match outcome {
-            ItemOutcome::Applied | ItemOutcome::AlreadyApplied => {
+            ItemOutcome::Applied => {
                 self.course.batch(number).stored(place, P::version(&sent.document));
-                // A later version may be stored: then what this copy has folded is not to be folded on.
-                if outcome == ItemOutcome::Applied {
-                    self.documents.keep(sent.key, sent.document);
-                }
+                self.documents.keep(sent.key, sent.document);
             }
+            // A later version may be stored, or one have been deleted: what this copy has folded says nothing of it.
+            ItemOutcome::AlreadyApplied => self.course.batch(number).done(place),
             ItemOutcome::Unfit(_) => {
                 let (key, last) = (sent.key.clone(), P::version(&sent.document));
                 self.again.push(sent);

@@ -85,18 +85,22 @@ impl Batch {
 
     /// Sets a stream aside, from the first of the versions that were refused.
     pub fn refuse(&mut self, place: usize, fault: Fault) {
-        let key = &*self.streams[place].key;
-        match self.refusals.iter_mut().find(|(refused, _)| refused == key) {
+        let stream = &mut self.streams[place];
+        match stream.refusal.and_then(|refusal| self.refusals.get_mut(refusal)) {
             Some((_, known)) if known.version <= fault.version => {}
             Some((_, known)) => *known = fault,
-            None => self.refusals.push((key.to_owned(), fault)),
+            None => {
+                stream.refusal = Some(self.refusals.len());
+                self.refusals.push(((*stream.key).to_owned(), fault));
+            }
         }
     }
 
-    /// Whether the stream with this key is to be set aside.
+    /// Whether the stream with this key is still to be set aside.
     #[must_use]
     pub fn refuses(&self, key: &str) -> bool {
-        self.refusals.iter().any(|(refused, _)| refused == key)
+        let refusal = self.places.get(key).and_then(|place| self.streams[*place].refusal);
+        refusal.is_some_and(|refusal| refusal < self.refusals.len())
     }
 
     /// The stream is stored, up to this version at least.
@@ -161,6 +165,8 @@ pub struct StreamEvents {
     pub stage: Stage,
     /// Up to which version it is stored, where that is known.
     stored: Option<i64>,
+    /// Place of its fault among the refusals, the last of which are parked first.
+    refusal: Option<usize>,
 }
 
 fn by_stream(events: Vec<RecordedEvent>) -> (Vec<StreamEvents>, HashMap<Arc<str>, usize>) {
@@ -172,7 +178,13 @@ fn by_stream(events: Vec<RecordedEvent>) -> (Vec<StreamEvents>, HashMap<Arc<str>
         } else {
             let key: Arc<str> = event.stream_key.as_str().into();
             places.insert(key.clone(), streams.len());
-            streams.push(StreamEvents { key, events: vec![event], stage: Stage::Folding, stored: None });
+            streams.push(StreamEvents {
+                key,
+                events: vec![event],
+                stage: Stage::Folding,
+                stored: None,
+                refusal: None,
+            });
         }
     }
     (streams, places)

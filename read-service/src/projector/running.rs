@@ -13,7 +13,9 @@ use super::batch::Batch;
 use super::course::Course;
 use super::documents::Documents;
 use super::readers::{Heard, Readers, What};
+use super::snapshot::Snapshot;
 use super::{Step, Tools, Trouble};
+use crate::index::IndexError;
 use crate::lanes::Lanes;
 use crate::lease::{Leases, Place, RANGES};
 use crate::parking::Parking;
@@ -49,6 +51,13 @@ pub(super) struct Running<P: Projection> {
     mends: i64,
     checkpointed: Instant,
     refreshed: Instant,
+    /// The refresh under way.
+    refreshing: JoinSet<Result<(), IndexError>>,
+}
+
+/// Longest time between a change and its refresh while nobody waits.
+fn refresh_every(snapshot: &Snapshot) -> Duration {
+    if snapshot.is_behind() { REFRESH_BEHIND } else { REFRESH_LIVE }
 }
 
 impl<P: Projection> Running<P> {
@@ -112,15 +121,14 @@ impl<P: Projection> Running<P> {
             arranged: [false; RANGES],
             checkpointed: Instant::now(),
             refreshed: Instant::now(),
+            refreshing: JoinSet::new(),
         })
     }
 
     /// Takes batches from the readers and ends the oldest, or finds that there is nothing to apply until something else is due.
     pub(super) async fn step(&mut self) -> Result<Step, Trouble> {
         loop {
-            if !self.may_apply() {
-                self.target.give_up();
-            }
+            self.may_apply();
             if self.takes_another() {
                 let batch = if self.target.course.is_empty() {
                     self.gather().await?
@@ -194,16 +202,17 @@ impl<P: Projection> Running<P> {
             due = due.min(self.checkpointed + CHECKPOINT_EVERY);
         }
         if snapshot.is_dirty() {
-            due = due.min(self.refreshed + REFRESH_LIVE);
+            due = due.min(self.refreshed + refresh_every(&snapshot));
         }
         due
     }
 
-    /// Whether this copy still has the leases of all that it reads. If not, what was read is dropped: the new owner reads
-    /// it too.
+    /// Whether this copy still has the leases of all that it reads. If not, what was read is dropped, and what is under way: the
+    /// new owner reads it too.
     fn may_apply(&mut self) -> bool {
         let may = self.readers.lie_within(self.leases.held());
         if !may {
+            self.target.give_up();
             self.readers.clear();
             self.arranged = [false; RANGES];
         }
@@ -261,9 +270,14 @@ impl<P: Projection> Running<P> {
         };
         tokio::select! {
             biased;
-            () = another => Ok(false),
+            () = another => return Ok(false),
+            () = &mut keep => return Ok(false),
+            drained = target.drain() => drained?,
+        }
+        // Not to be cut off by the next batch: what was parked unheard of would count as another attempt.
+        tokio::select! {
             () = keep => Ok(false),
-            finished = target.finish() => finished.map(|()| true),
+            parked = target.park() => parked.map(|()| true),
         }
     }
 
@@ -316,13 +330,21 @@ impl<P: Projection> Running<P> {
             self.save().await?;
         }
         let snapshot = self.target.progress.snapshot();
-        let every = if snapshot.is_behind() { REFRESH_BEHIND } else { REFRESH_LIVE };
-        if snapshot.is_dirty() && self.refreshed.elapsed() >= every {
-            // Documents go on meanwhile; if it fails, there is the next one.
-            let progress = self.target.progress.clone();
-            tokio::spawn(async move { progress.refresh().await });
+        if snapshot.is_dirty() && self.refreshed.elapsed() >= refresh_every(&snapshot) {
+            self.refresh()?;
             self.refreshed = Instant::now();
         }
+        Ok(())
+    }
+
+    /// Begins a refresh, unless one is under way: documents go on meanwhile.
+    fn refresh(&mut self) -> Result<(), Trouble> {
+        if !self.refreshing.is_empty() {
+            let Some(ended) = self.refreshing.try_join_next() else { return Ok(()) };
+            ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        }
+        let progress = self.target.progress.clone();
+        self.refreshing.spawn(async move { progress.refresh().await });
         Ok(())
     }
 

@@ -92,7 +92,7 @@ impl<P: Projection> Check<'_, P> {
     async fn streams(&mut self) -> Result<Keys, Stop> {
         let (mut keys, mut seen) = (Keys::new(), 0);
         let (total, draw) = (self.total, self.draw.clone());
-        let sampled = |key: &str| total <= COMPARED || draw.hash_one(key) % total < COMPARED;
+        let sampled = move |key: &str| total <= COMPARED || draw.hash_one(key) % total < COMPARED;
         let comparison = self.comparison.clone();
         let mut sights = pin!(comparison.sights(self.subject.feed.scan(P::CATEGORY, "").await?, sampled));
         while let Some((page, sight)) = sights.try_next().await? {
