@@ -3,16 +3,20 @@
 use std::time::{Duration, Instant};
 
 use elasticsearch::http::Method;
+use local::testing;
+use read_service::index::Index;
 use read_service::lease::Owner;
 use read_service::projection::{Orders, Projection as _};
 use read_service::projector::{Limits, Progress, Projector, Step};
 use serde_json::json;
+use shared::clock::Clock;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::feed::ScriptedFeed;
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::{DEADLINE, History, Search, added, created, drive, quick, until};
 
 mod storm;
@@ -269,4 +273,35 @@ async fn a_range_far_behind_catches_up_beside_the_others() {
     let owners = orders.progress().snapshot().owners;
     assert_eq!(sorted_shares(&owners), [1024]);
     assert_folded(&search, &history, 40).await;
+}
+
+#[tokio::test]
+async fn who_loses_a_lease_gives_up_all_that_is_under_way() {
+    const ORDERS: usize = 40;
+    let search = Search::start("given-up").await;
+    let mut history = orders(ORDERS);
+    let feed = ScriptedFeed::start(&history).await;
+    feed.change(|script| script.batch = ORDERS);
+    let proxy = Proxy::before(&search.url, &search.name("orders-v1-1")).await;
+    let (index, limits) = (Index::new(&proxy.url).unwrap(), Limits { batch_events: ORDERS, ..quick() });
+    let (copy, clock) = ("one".to_owned(), Clock::system());
+    let mut one = Projector::<Orders>::new(index, feed.feed.clone(), &search.prefix, copy, limits, clock);
+    drive(&mut one, history.head()).await;
+
+    // One batch stands still on its way; the next brings what no order can be folded with.
+    line(&mut history, ORDERS, 1);
+    let whole = history.clone();
+    for number in 0..ORDERS {
+        history.order(&key(number), created(&key(number), "again"));
+    }
+    proxy.next([Fault::Stall]);
+    feed.publish(&history);
+    let one = Copy::start(one);
+    testing::until(DEADLINE, "it stands still", async || proxy.peek().last()?.fault).await;
+    let two = Copy::start(search.projector::<Orders>(&feed.feed));
+    two.sees(&[512, 512]).await;
+    proxy.go_on();
+    tokio::join!(one.applied(history.head()), two.applied(history.head()));
+    assert_folded(&search, &whole, ORDERS).await;
+    assert_eq!(search.parking::<Orders>().await.list().await.unwrap().len(), ORDERS);
 }

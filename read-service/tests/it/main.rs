@@ -10,5 +10,6 @@ mod lease;
 mod projector;
 mod rewritten;
 mod bulk_faults;
+mod consistency;
 mod rebuild_crash;
 mod grpc;
