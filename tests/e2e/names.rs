@@ -43,6 +43,8 @@ async fn named(world: &World) -> Vec<Named> {
         let order = CreateOrderRequest { customer_id: customer_id.clone(), items, ..create(1) };
         all.push(Named { order: world.create(order).await, customer_id, product_id });
     }
+    // The tokens say nothing of the orders: those are to be found before.
+    world.settle().await;
     all
 }
 
