@@ -22,6 +22,7 @@ use crate::lease::{self, LeaseError, Place, RANGES};
 use crate::parking::Parking;
 use crate::projection::Projection;
 use crate::subscription::{Feed, FeedError, Page, Readable, Scan, WholeStream};
+use crate::task::unwound;
 
 mod judge;
 mod fields;
@@ -127,7 +128,7 @@ impl<P: Projection> Comparison<P> {
                 Ok((page, sight))
             };
             let task = AbortOnDropHandle::new(tokio::spawn(sight.in_current_span()));
-            async { task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) }
+            async { unwound(task.await) }
         };
         pages.map_ok(sighted).try_buffered(PAGES)
     }
@@ -151,10 +152,8 @@ impl<P: Projection> Comparison<P> {
                 None => sight.doubtful.push(key.clone()),
             }
         }
-        let [by_version_ids, by_content_ids] = [
-            by_version.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
-            by_content.iter().map(|(key, _)| *key).collect(),
-        ];
+        let by_version_ids: Vec<&str> = by_version.iter().map(|(key, _)| *key).collect();
+        let by_content_ids: Vec<&str> = by_content.iter().map(|(key, _)| *key).collect();
         let (versions, found) = try_join(
             index.versions(&live.name, &by_version_ids),
             index.mget::<Value>(&live.name, &by_content_ids),

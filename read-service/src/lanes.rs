@@ -15,11 +15,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use shared::backoff::Backoff;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
 use crate::index::{Bulk, Index, IndexError, ItemOutcome, SealedBulk};
+use crate::task::unwound;
 
 mod pace;
 
@@ -271,11 +272,6 @@ impl<T: Send + 'static> Lanes<T> {
         }
         self.outcomes.extend(settled);
     }
-}
-
-/// What a task came to; its panic goes on here.
-fn unwound<A>(joined: Result<A, JoinError>) -> A {
-    joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// What a request failed for.

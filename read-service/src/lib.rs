@@ -7,6 +7,7 @@
 //! | [`subscription`] | published events in, from a checkpoint on |
 //! | [`projection`] | the fold: a document and the next event |
 //! | [`text`] | words of texts, folded alike for what is found and what is asked |
+//! | `task` | what a task came to, its panic included |
 //! | [`index`] | the only room that speaks Elasticsearch |
 //! | [`lanes`] | documents on their way into an index, an outcome for each |
 //! | [`lease`] | which copy projects which slices, and how far they are |
@@ -28,6 +29,7 @@ pub mod subscription;
 pub mod projection;
 pub mod text;
 pub mod index;
+mod task;
 pub mod lanes;
 pub mod lease;
 pub mod parking;

@@ -9,14 +9,13 @@ use proto::reason::Reason;
 use proto::v1::get_sales_report_request::GroupBy;
 use proto::v1::rebuild::State;
 use proto::v1::*;
+use read_service::lease::{RANGES, range_of};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::questions::Queries;
 use crate::world::{PATIENCE, Running, World, create, item};
 
-/// As leases are shared: so many ranges of slices.
-const RANGES: u16 = 16;
 const PROJECTIONS: [&str; 2] = ["customers", "products"];
 
 /// A customer and a product of each range of slices, and an order of that product by that customer.
@@ -27,8 +26,8 @@ struct Named {
 }
 
 /// A key whose stream lies in this range.
-fn key_in(category: StreamCategory, range: u16) -> String {
-    let lies = |key: &String| proto::slice::of(category, key) / (proto::slice::COUNT / RANGES) == range;
+fn key_in(category: StreamCategory, range: usize) -> String {
+    let lies = |key: &String| range_of(category, key) == range;
     (10_000..20_000).map(|number| number.to_string()).find(lies).unwrap()
 }
 
@@ -178,12 +177,18 @@ async fn shared_by(world: &World, copies: usize) {
     .await;
 }
 
-#[tokio::test]
-async fn a_new_name_is_seen_at_every_copy_across_the_switch_of_a_rebuild() {
+/// A pair with a second copy of the read service, and what is renamed.
+async fn two_copies() -> (World, Running, Vec<Named>) {
     let world = World::start().await;
     let second = world.another_read(&world.paths()).await;
-    let copies = [world.queries(), second.queries()];
     let all = named(&world).await;
+    (world, second, all)
+}
+
+#[tokio::test]
+async fn a_new_name_is_seen_at_every_copy_across_the_switch_of_a_rebuild() {
+    let (world, second, all) = two_copies().await;
+    let copies = [world.queries(), second.queries()];
     let (done, over) = (AtomicUsize::new(0), CancellationToken::new());
     let switches = async {
         go_on(&done, all.len()).await;
@@ -202,10 +207,8 @@ async fn a_new_name_is_seen_at_every_copy_across_the_switch_of_a_rebuild() {
 
 #[tokio::test]
 async fn a_new_name_is_seen_at_every_copy_whoever_projects_it() {
-    let world = World::start().await;
-    let second = world.another_read(&world.paths()).await;
+    let (world, second, all) = two_copies().await;
     let copies = [world.queries(), second.queries()];
-    let all = named(&world).await;
     let (done, over) = (AtomicUsize::new(0), CancellationToken::new());
     let owners = async {
         shared_by(&world, 2).await;

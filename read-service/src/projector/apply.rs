@@ -235,11 +235,7 @@ impl<P: Projection> Target<P> {
             bulk.index(&sent.key, P::version(document), document, &P::search(document));
         };
         self.lanes.put(sent, write).await;
-        let mut outcome = Ok(());
-        while let Some((sent, settled)) = self.lanes.settled() {
-            outcome = outcome.and(self.settle(sent, settled).await);
-        }
-        outcome
+        self.settle_arrived().await
     }
 
     /// Deals with the next outcome, which is waited for, and with those that are there by then.
@@ -247,7 +243,14 @@ impl<P: Projection> Target<P> {
         let Some((sent, settled)) = self.lanes.next().await else {
             return Err(Trouble::Wait("documents came to no outcome".to_owned()));
         };
-        let mut outcome = self.settle(sent, settled).await;
+        let first = self.settle(sent, settled).await;
+        let others = self.settle_arrived().await;
+        first.and(others)
+    }
+
+    /// Deals with the outcomes that are there; the first trouble, if any.
+    async fn settle_arrived(&mut self) -> Result<(), Trouble> {
+        let mut outcome = Ok(());
         while let Some((sent, settled)) = self.lanes.settled() {
             outcome = outcome.and(self.settle(sent, settled).await);
         }

@@ -20,6 +20,7 @@ use crate::lanes::Lanes;
 use crate::lease::{Leases, Place, RANGES};
 use crate::parking::Parking;
 use crate::projection::Projection;
+use crate::task::unwound;
 
 /// Longest time between a change and its refresh while nobody waits, at the feed's head.
 const REFRESH_LIVE: Duration = Duration::from_secs(1);
@@ -341,7 +342,7 @@ impl<P: Projection> Running<P> {
     fn refresh(&mut self) -> Result<(), Trouble> {
         if !self.refreshing.is_empty() {
             let Some(ended) = self.refreshing.try_join_next() else { return Ok(()) };
-            ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+            unwound(ended)?;
         }
         let progress = self.target.progress.clone();
         self.refreshing.spawn(async move { progress.refresh().await });
