@@ -64,7 +64,7 @@ async fn run(rounds: usize, documents: usize, word: &str) -> anyhow::Result<()> 
         backlog.stop().await?;
     }
     if visible::NAME.contains(word) {
-        let (row, note) = visible::measure(&host, &mut read, documents).await?;
+        let (row, note) = visible::measure(&host, &mut read, documents, rounds).await?;
         rows.push(row);
         notes.push(note);
     }

@@ -15,10 +15,16 @@ use tokio::time::{Instant, sleep};
 use tonic::transport::{Channel, Endpoint};
 
 use super::pair::Pair;
-use super::usage::{cpu_of_family, peak_memory_mib};
+use super::usage::{cpu_of_compilers, cpu_of_family, peak_memory_mib};
 
 /// Heap of Elasticsearch, as in production's smallest node.
 const HEAP_MIB: u32 = 1_024;
+/// Elasticsearch's compiler rests when it takes less than this of a core at so many looks in a row; how long each takes, and how long
+/// rest is waited for.
+const WARM_SHARE: f64 = 0.15;
+const WARM_RESTS: u32 = 3;
+const WARM_LOOK: Duration = Duration::from_secs(10);
+const WARM_LIMIT: Duration = Duration::from_mins(6);
 /// How long the read side may take to catch up.
 const CATCH_UP_LIMIT: Duration = Duration::from_mins(3);
 
@@ -118,6 +124,24 @@ impl ReadSide {
     pub fn service_memory_mib(&self) -> u64 {
         let identity = self.service.as_ref().and_then(|(process, _)| process.identity());
         identity.map_or(0, |process| peak_memory_mib(process.id))
+    }
+
+    /// Does `work` over and over until Elasticsearch's compiler rests, or [`WARM_LIMIT`] is over: until then each figure is mostly
+    /// about what there was to be compiled.
+    pub async fn warm(&self, mut work: impl AsyncFnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let compilers = || self.node.identity().map_or(Duration::ZERO, |node| cpu_of_compilers(node.id));
+        let end = Instant::now() + WARM_LIMIT;
+        let mut rests = 0;
+        while rests < WARM_RESTS && Instant::now() < end {
+            let (began, before) = (Instant::now(), compilers());
+            while began.elapsed() < WARM_LOOK {
+                work().await?;
+            }
+            // A compiler's thread that ends takes its time with it: one look may tell too little.
+            let share = compilers().saturating_sub(before).as_secs_f64() / began.elapsed().as_secs_f64();
+            rests = if share < WARM_SHARE { rests + 1 } else { 0 };
+        }
+        Ok(())
     }
 
     /// Stops the servers.

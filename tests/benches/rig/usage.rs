@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Clock ticks a second in `/proc`: fixed by the kernel's interface to programs.
 const TICKS: u64 = 100;
+/// How the threads that compile are called, as far as the kernel keeps it.
+const COMPILERS: [&str; 2] = ["(C1 Compiler", "(C2 Compiler"];
 
 /// CPU time used so far, by whom.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,11 +48,26 @@ pub fn cpu_of_family(id: u32) -> Duration {
     of_ticks(ticks)
 }
 
+/// CPU time that the JVM of this family has spent on compiling.
+pub fn cpu_of_compilers(id: u32) -> Duration {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let family = processes.filter(|process| *process == id || parent_of(*process) == Some(id));
+    let threads = family
+        .flat_map(|process| fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten());
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    of_ticks(
+        stats
+            .filter(|line| COMPILERS.iter().any(|name| line.contains(name)))
+            .map(|line| own_ticks(&line))
+            .sum(),
+    )
+}
+
 /// CPU time of this process alone: its children are what it measures.
 pub fn own_cpu() -> Duration {
-    let own = fields(std::process::id()).unwrap_or_default();
-    let ticks = own.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    of_ticks(ticks)
+    let line = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    of_ticks(own_ticks(&line))
 }
 
 /// Largest resident memory that a process has had, in MiB.
@@ -64,8 +81,17 @@ pub fn peak_memory_mib(id: u32) -> u64 {
 /// Fields of `/proc/<id>/stat` behind the name, which may hold spaces; the first is the state.
 fn fields(id: u32) -> Option<Vec<String>> {
     let line = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    let (_, rest) = line.rsplit_once(") ")?;
-    Some(rest.split_ascii_whitespace().map(str::to_owned).collect())
+    Some(of_line(&line).map(str::to_owned).collect())
+}
+
+/// The same of such a line.
+fn of_line(line: &str) -> impl Iterator<Item = &str> {
+    line.rsplit_once(") ").map_or("", |(_, rest)| rest).split_ascii_whitespace()
+}
+
+/// User and system time, its own alone.
+fn own_ticks(line: &str) -> u64 {
+    of_line(line).skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn of_ticks(ticks: u64) -> Duration {
