@@ -11,6 +11,10 @@ use shared::arguments::{self, BAD_CONFIGURATION};
 use shared::lifecycle::Lifecycle;
 use shared::telemetry::{self, TelemetryConfig};
 
+/// Events and documents are many short texts, which the system's allocator takes long to give and to take back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Projects the published events into Elasticsearch, answers questions about orders.
 #[derive(Parser)]
 #[command(version)]

@@ -25,11 +25,10 @@ const STORE_EVERY: Duration = Duration::from_secs(1);
 const BURST: Duration = Duration::from_millis(100);
 
 /// A document on its way.
-struct Sent<P: Projection> {
+struct Sent {
     key: String,
     /// Number of its part.
     part: usize,
-    document: P::Document,
 }
 
 /// Fills the target from the stored cursor on.
@@ -39,7 +38,7 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
     let mut scan = subject.feed.scan(subject.category, &rebuild.cursor).await?;
     let (control, clock) = (subject.feeds.control().to_owned(), subject.clock.clone());
     let (index, target) = (subject.index.clone(), rebuild.target_index.clone());
-    let mut filling = Filling::<P> {
+    let mut filling = Filling {
         lanes: Lanes::new(index.clone(), target.clone(), P::NAME, limits.bulks),
         parking: Parking::load::<P>(index.clone(), control, target.clone(), clock).await?,
         index,
@@ -62,28 +61,28 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
             if let Some(until) = pace.wait(Instant::now()) {
                 // What a throttled scan has done shows while it waits.
                 filling.parts.end(String::new());
-                filling.drain().await?;
+                filling.drain::<P>().await?;
                 filling.store(session).await?;
                 sleep_until(until).await;
             }
-            filling.fold(stream).await?;
+            filling.fold::<P>(stream).await?;
         }
         filling.parts.end(page.cursor);
-        filling.settle().await?;
+        filling.settle::<P>().await?;
         filling.store(session).await?;
     }
-    filling.drain().await?;
+    filling.drain::<P>().await?;
     filling.stand();
     filling.meter.end();
     session.save(|rebuild| filling.meter.tell(rebuild, filling.parking.len())).await.map(drop)
 }
 
 /// The new index while it is filled.
-struct Filling<P: Projection> {
+struct Filling {
     index: Index,
     feed: Feed,
     target: String,
-    lanes: Lanes<Sent<P>>,
+    lanes: Lanes<Sent>,
     parking: Parking,
     parts: Parts,
     meter: Meter,
@@ -91,22 +90,21 @@ struct Filling<P: Projection> {
     stored: Instant,
 }
 
-impl<P: Projection> Filling<P> {
+impl Filling {
     /// Sends the document of a stream; what can be folded of a stream that cannot be folded whole is stored, as a projector would.
-    async fn fold(&mut self, stream: WholeStream) -> Result<(), Stop> {
+    async fn fold<P: Projection>(&mut self, stream: WholeStream) -> Result<(), Stop> {
         let part = self.parts.stream();
         let mut document = None;
         let (_, outcome) = fold_onto::<P>(&mut document, &stream.events);
         if let Err((version, error)) = outcome {
-            self.park(&stream.key, Fault { version, position: 0, error: error.to_string() }).await?;
+            self.park::<P>(&stream.key, Fault { version, position: 0, error: error.to_string() }).await?;
         }
         if let Some(document) = document {
             self.parts.sent(part);
-            let write = |sent: &Sent<P>, bulk: &mut Bulk| {
-                let document = &sent.document;
-                bulk.index(&sent.key, P::version(document), document, &P::search(document));
+            let write = |sent: &Sent, bulk: &mut Bulk| {
+                bulk.index(&sent.key, P::version(&document), &document, &P::search(&document));
             };
-            self.lanes.put(Sent { key: stream.key, part, document }, write).await;
+            self.lanes.put(Sent { key: stream.key, part }, write).await;
         }
         Ok(())
     }
@@ -130,30 +128,30 @@ impl<P: Projection> Filling<P> {
     }
 
     /// Takes the outcomes that are there.
-    async fn settle(&mut self) -> Result<(), Stop> {
+    async fn settle<P: Projection>(&mut self) -> Result<(), Stop> {
         while let Some((sent, outcome)) = self.lanes.settled() {
-            self.became(sent, outcome).await?;
+            self.became::<P>(sent, outcome).await?;
         }
         Ok(())
     }
 
     /// Waits for all outcomes.
-    async fn drain(&mut self) -> Result<(), Stop> {
+    async fn drain<P: Projection>(&mut self) -> Result<(), Stop> {
         while let Some((sent, outcome)) = self.lanes.next().await {
-            self.became(sent, outcome).await?;
+            self.became::<P>(sent, outcome).await?;
         }
         Ok(())
     }
 
     /// What became of a document: one that does not fit is stored as far as it does, and its stream parked.
-    async fn became(&mut self, sent: Sent<P>, outcome: ItemOutcome) -> Result<(), Stop> {
+    async fn became<P: Projection>(&mut self, sent: Sent, outcome: ItemOutcome) -> Result<(), Stop> {
         match outcome {
             ItemOutcome::Applied | ItemOutcome::AlreadyApplied => {}
             ItemOutcome::Unfit(_) => {
                 let stream = self.feed.read_as_far(P::CATEGORY, &sent.key, 1, 0).await?;
                 let fault = parking::store::<P>(&self.index, &self.target, &sent.key, &stream).await?;
                 if let Some(fault) = fault {
-                    self.park(&sent.key, fault).await?;
+                    self.park::<P>(&sent.key, fault).await?;
                 }
             }
             ItemOutcome::Closed(error) => return Err(Stop::Fail(error.to_string())),
@@ -164,7 +162,7 @@ impl<P: Projection> Filling<P> {
         Ok(())
     }
 
-    async fn park(&mut self, key: &str, mut fault: Fault) -> Result<(), Stop> {
+    async fn park<P: Projection>(&mut self, key: &str, mut fault: Fault) -> Result<(), Stop> {
         if fault.position == 0 {
             // A scan does not tell it, nor why an event cannot be read.
             let read = self.feed.read_as_far(P::CATEGORY, key, fault.version, fault.version).await?;

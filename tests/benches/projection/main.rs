@@ -17,6 +17,10 @@ use rig::table::{self, Better, Row};
 
 use crate::backlog::{Backlog, Kind};
 
+/// That of the service, whose projector runs in this process.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Documents that Elasticsearch takes before anything is measured: its compiler needs about as many.
 const WARM_UP: usize = 400_000;
 
