@@ -38,30 +38,16 @@ impl Cpu {
 
 /// CPU time of a process and of its children, those that have ended and those that run.
 pub fn cpu_of_family(id: u32) -> Duration {
-    let mut ticks = ticks_of(id).unwrap_or(0);
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let child = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some(child) = child.filter(|child| parent_of(*child) == Some(id)) {
-            ticks += ticks_of(child).unwrap_or(0);
-        }
-    }
-    of_ticks(ticks)
+    of_ticks(family(id).filter_map(ticks_of).sum())
 }
 
 /// CPU time that the JVM of this family has spent on compiling.
 pub fn cpu_of_compilers(id: u32) -> Duration {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let family = processes.filter(|process| *process == id || parent_of(*process) == Some(id));
-    let threads = family
+    let threads = family(id)
         .flat_map(|process| fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten());
     let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
-    of_ticks(
-        stats
-            .filter(|line| COMPILERS.iter().any(|name| line.contains(name)))
-            .map(|line| own_ticks(&line))
-            .sum(),
-    )
+    let compilers = stats.filter(|line| COMPILERS.iter().any(|name| line.contains(name)));
+    of_ticks(compilers.map(|line| own_ticks(&line)).sum())
 }
 
 /// CPU time of this process alone: its children are what it measures.
@@ -76,6 +62,13 @@ pub fn peak_memory_mib(id: u32) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) / 1024
+}
+
+/// A process and its children that run.
+fn family(id: u32) -> impl Iterator<Item = u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    processes.filter(move |process| *process == id || parent_of(*process) == Some(id))
 }
 
 /// Fields of `/proc/<id>/stat` behind the name, which may hold spaces; the first is the state.
