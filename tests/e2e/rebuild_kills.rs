@@ -17,6 +17,9 @@ const THROTTLE: i32 = 30;
 /// Those that arrive in the first second, after which it is stored how far the scan is.
 const BULKS: usize = 10;
 
+/// How often each server is killed at each step, at least.
+const KILLS: usize = 5;
+
 /// Where a rebuild stands when a server is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -124,6 +127,72 @@ impl Scene {
     }
 }
 
+/// The rebuilds of a pair, one after the other from step to step.
+struct Walk {
+    /// Which rebuild it is, from 1.
+    round: usize,
+    /// Place of its step.
+    at: usize,
+    under: Under,
+}
+
+impl Walk {
+    /// Begins a rebuild, which will stand at its first step.
+    async fn begin(scene: &Scene, round: usize) -> Self {
+        Self { round, at: 0, under: scene.start_rebuild(round).await }
+    }
+
+    fn is_at_last(&self) -> bool {
+        self.at + 1 == STEPS.len()
+    }
+
+    /// Makes sure that it stands at its step; let go, it will stand at the next.
+    async fn stands(&self, scene: &Scene) {
+        scene.assert_at(STEPS[self.at], &self.under).await;
+        self.hold_next(scene);
+    }
+
+    fn hold_next(&self, scene: &Scene) {
+        if let Some(next) = STEPS.get(self.at + 1) {
+            scene.hold_at(*next, &self.under.source, &self.under.target);
+        }
+    }
+
+    /// On its way to the next step, or to the first of the next rebuild.
+    async fn next(&mut self, scene: &Scene) {
+        if self.is_at_last() {
+            scene.assert_rebuilt(&self.under).await;
+            *self = Self::begin(scene, self.round + 1).await;
+        } else {
+            self.at += 1;
+        }
+    }
+
+    /// Passes its step.
+    async fn pass(&self, scene: &Scene) {
+        scene.turnstile.holds().await;
+        self.hold_next(scene);
+        scene.turnstile.let_go();
+    }
+
+    /// Goes so many steps.
+    async fn advance(&mut self, scene: &Scene, steps: usize) {
+        for _ in 0..steps {
+            self.pass(scene).await;
+            self.next(scene).await;
+        }
+    }
+
+    /// Goes to the end of the rebuild, whose last step it has left or will come to.
+    async fn end(mut self, scene: &Scene) {
+        while !self.is_at_last() {
+            self.next(scene).await;
+            self.pass(scene).await;
+        }
+        scene.assert_rebuilt(&self.under).await;
+    }
+}
+
 /// Waits until all stand at the same time.
 async fn all_stand(scenes: &[Scene]) {
     while !scenes.iter().all(|scene| scene.turnstile.is_held()) {
@@ -131,33 +200,39 @@ async fn all_stand(scenes: &[Scene]) {
     }
 }
 
-/// Kills it so often at each step of rebuilds of so many pairs, while somebody reads.
-async fn killed(victim: Victim, pairs: usize, rounds: usize) {
+/// Kills it so often while the rebuilds of so many pairs stand at a step, each at another one, and somebody reads.
+async fn killed(victim: Victim, pairs: usize, kills: usize) {
     let mut servers = Servers::begin(victim).await;
     let mut scenes = join_all((0..pairs).map(|_| Scene::begin(&servers))).await;
     let over = CancellationToken::new();
     let reading: Vec<_> = scenes.iter().map(|scene| scene.reading(&over)).collect();
-    for round in 1..=rounds {
-        let rebuilds = join_all(scenes.iter().map(|scene| scene.start_rebuild(round))).await;
-        for (number, step) in STEPS.into_iter().enumerate() {
-            all_stand(&scenes).await;
-            for (scene, under) in scenes.iter().zip(&rebuilds) {
-                scene.assert_at(step, under).await;
-                if let Some(next) = STEPS.get(number + 1) {
-                    scene.hold_at(*next, &under.source, &under.target);
-                }
-            }
-            kill(victim, &mut servers, &mut scenes).await;
-            for scene in &scenes {
-                scene.go_on().await;
-                // What was on its way to Elasticsearch is lost with it, and tried again.
-                if victim != Victim::Elasticsearch {
-                    scene.turnstile.let_go();
-                }
+    let mut walks = join_all(scenes.iter().enumerate().map(|(number, scene)| async move {
+        let mut walk = Walk::begin(scene, 1).await;
+        walk.advance(scene, number * STEPS.len() / pairs).await;
+        walk
+    }))
+    .await;
+    let mut times = [0; STEPS.len()];
+    for number in 0..kills {
+        if number > 0 {
+            join_all(walks.iter_mut().zip(&scenes).map(|(walk, scene)| walk.next(scene))).await;
+        }
+        all_stand(&scenes).await;
+        for (walk, scene) in walks.iter().zip(&scenes) {
+            walk.stands(scene).await;
+            times[walk.at] += 1;
+        }
+        kill(victim, &mut servers, &mut scenes).await;
+        for scene in &scenes {
+            scene.go_on().await;
+            // What was on its way to Elasticsearch is lost with it, and tried again.
+            if victim != Victim::Elasticsearch {
+                scene.turnstile.let_go();
             }
         }
-        join_all(scenes.iter().zip(&rebuilds).map(|(scene, under)| scene.assert_rebuilt(under))).await;
     }
+    join_all(walks.into_iter().zip(&scenes).map(|(walk, scene)| walk.end(scene))).await;
+    assert!(times.iter().all(|times| *times >= KILLS), "{victim:?} was killed {times:?} times");
     over.cancel();
     for reading in reading {
         reading.await.unwrap();
@@ -165,12 +240,13 @@ async fn killed(victim: Victim, pairs: usize, rounds: usize) {
     servers.end();
 }
 
-/// Five rebuilds and more lose each server at each step. Elasticsearch takes long to start: three stand there whenever it is killed.
+/// Each server is killed so often and more at each step. Elasticsearch takes long to start: three rebuilds stand there whenever it
+/// is killed, each at another step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_is_killed_at_any_step_a_rebuild_goes_on_and_no_query_fails_without_reason() {
     tokio::join!(
-        killed(Victim::WriteService, 1, 5),
-        killed(Victim::Postgres, 1, 5),
-        killed(Victim::Elasticsearch, 3, 2),
+        killed(Victim::WriteService, 1, KILLS * STEPS.len()),
+        killed(Victim::Postgres, 1, KILLS * STEPS.len()),
+        killed(Victim::Elasticsearch, 3, 2 * STEPS.len()),
     );
 }
