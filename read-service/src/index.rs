@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use elasticsearch::http::Method;
-use elasticsearch::http::headers::HeaderMap;
+use elasticsearch::http::headers::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use elasticsearch::http::transport::{SingleNodeConnectionPool, Transport, TransportBuilder};
 
 mod error;
@@ -44,6 +44,8 @@ pub use search::{Hit, SearchAnswer};
 const READ_LIMIT: Duration = Duration::from_secs(10);
 /// Longest time for a write, a refresh or a change of an index.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// Answers are not to be compressed: over a network between servers that takes Elasticsearch longer than to send them.
+const UNCOMPRESSED: &str = "identity";
 
 /// A connection to Elasticsearch. Clones share it.
 #[derive(Clone, Debug)]
@@ -71,9 +73,10 @@ impl Index {
         body: Option<Bytes>,
         limit: Duration,
     ) -> Result<Bytes, IndexError> {
+        let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(UNCOMPRESSED))]);
         let response = self
             .transport
-            .send(method, path, HeaderMap::new(), None::<&()>, body, Some(limit))
+            .send(method, path, headers, None::<&()>, body, Some(limit))
             .await
             .map_err(|error| IndexError::unanswered(&error))?;
         let status = response.status_code();
