@@ -139,9 +139,7 @@ async fn a_request_that_fails_as_a_whole_is_sent_again() {
     scene.proxy.next([Fault::Stall]);
     let proxy = scene.proxy.clone();
     let slow = async {
-        while proxy.peek().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        testing::until(DEADLINE, "a bulk arrives", async || (!proxy.peek().is_empty()).then_some(())).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         proxy.go_on();
     };

@@ -33,7 +33,7 @@ pub async fn against_bulks(
         anyhow::Ok(per_second(backlog.count(), took))
     };
     // What drains it warms up, too.
-    drain(read, backlog, limits.clone()).await?;
+    read.warm(async || drain(read, backlog, limits.clone()).await.map(drop)).await?;
     let mut before = floor().await?;
     for _ in 0..rounds {
         let figure = per_second(backlog.count(), drain(read, backlog, limits.clone()).await?);

@@ -1,8 +1,9 @@
 //! How fast questions are answered, beside the same requests sent straight to Elasticsearch.
 //!
 //! `cargo bench -p tests --bench query`, optionally with `-- ROUNDS WORD`: how often each figure is measured (3), and which: those
-//! whose name holds the word; `-- 1 small` takes a minute. Questions and direct requests take turns, one at a time, over
-//! one kept connection each; both are of the same kind, but none is sent twice, so that no cache answers either.
+//! whose name holds the word; `-- 1 small` takes some minutes, most of them until Elasticsearch's compiler rests. Questions and direct
+//! requests take turns, one at a time, over one kept connection each; both are of the same kind, but none is sent twice, so that no
+//! cache answers either.
 
 mod documents;
 mod questions;
@@ -25,7 +26,7 @@ use crate::questions::{Kind, Questions};
 const ORDERS: usize = 100_000;
 /// How long each figure is measured, its floor included.
 const MEASURE: Duration = Duration::from_secs(3);
-/// Questions of each kind that are asked before anything is measured.
+/// Questions of a kind that are asked one after the other while all warms up.
 const WARM: usize = 150;
 
 fn main() -> anyhow::Result<()> {
@@ -58,9 +59,15 @@ async fn run(rounds: usize, word: &str) -> anyhow::Result<()> {
         let documents = Documents::load(&index, &aliases.orders, &orders, shape, ORDERS).await?;
         let client = OrderQueryServiceClient::new(read.connect().await?);
         let mut questions = Questions::new(client, index, aliases.orders, documents);
+        let warm = async || {
+            for (kind, _) in &wanted {
+                ask(&mut questions, *kind, |asked, _, _| asked < WARM).await?;
+            }
+            Ok(())
+        };
+        read.warm(warm).await?;
         for (kind, name) in wanted {
             let (mut row, mut direct) = (row(kind, name), Latencies::default());
-            ask(&mut questions, kind, |asked, _, _| asked < WARM).await?;
             for _ in 0..rounds {
                 let (began, mut ours, mut theirs) =
                     (Instant::now(), Latencies::default(), Latencies::default());

@@ -90,6 +90,8 @@ async fn measure(
     read.serve(&pair, "bench-", &settings).await?;
     read.caught_up(&pair).await?;
     let rebuilds = Rebuilds::of(&read, "bench-").await?;
+    let load = Load::of(&read, &ids).await?;
+    read.warm(async || load.during(rebuilds.run()).await?.1.map(drop)).await?;
 
     let [speed, proof, meanwhile] = names;
     let mut speed = row(speed, "docs/s", Better::More, 0.6, 0.8);
@@ -110,7 +112,6 @@ async fn measure(
         proof.rounds.push(Round { figure, floor: 100_000.0 / VERIFY_REACH });
     }
     for _ in 0..rounds {
-        let load = Load::of(&read, &ids).await?;
         let mut calm = load.during(tokio::time::sleep(load::CALM)).await?.0;
         let (mut busy, done) = load.during(rebuilds.run()).await?;
         done?;
