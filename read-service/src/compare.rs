@@ -7,16 +7,17 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use proto::v1::StreamCategory;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use crate::demand::{self, Spells};
 use crate::index::{Every, IndexError, Stamp};
 use crate::lease::{self, LeaseError, Place, RANGES};
 use crate::parking::Parking;
@@ -30,12 +31,12 @@ mod keys;
 
 pub(crate) use judge::NOBODYS;
 pub use judge::{Difference, Kind};
-pub(crate) use keys::Keys;
+pub(crate) use keys::{Keys, Met};
 
 use judge::{Judgement, Moment, folded, same};
 
 /// Pages of a scan compared at a time: Elasticsearch and the fold do not wait for each other.
-const PAGES: usize = 4;
+const PAGES: u32 = 4;
 /// Streams looked at alone at a time.
 const ALONE: usize = 8;
 /// Pause before a stream is looked at again whose events are not applied yet.
@@ -81,8 +82,8 @@ pub(crate) struct Look<D> {
 pub(crate) struct Sight {
     /// Streams whose document is right.
     pub right: i64,
-    /// Those of them whose document was compared whole.
-    pub whole: i64,
+    /// The version that the document of each stream should have, in their order; 0 where it was compared, or is to be looked at alone.
+    pub versions: Vec<i64>,
     /// Streams to be looked at alone.
     pub doubtful: Vec<String>,
 }
@@ -111,29 +112,40 @@ impl<P: Projection> Comparison<P> {
         &self.place
     }
 
-    /// Compares all streams of a scan with their documents, page by page in its order: `whole` says which content and all, others by
-    /// version. Pages are compared while the caller is busy with one; dropping it ends that.
+    /// Compares all streams of a scan with their documents, page by page in its order, those that `whole` chooses. Pages are compared while the caller is busy with one; dropping it ends that.
     pub fn sights(
         self: Arc<Self>,
         scan: Scan,
         whole: impl Fn(&str) -> bool + Clone + Send + Sync + 'static,
+        spells: Spells,
     ) -> impl Stream<Item = Result<(Page, Sight), CompareError>> {
-        let pages = stream::try_unfold(scan, async |mut scan| {
-            Ok::<_, CompareError>(scan.next().await?.map(|page| (page, scan)))
+        let places = Arc::new(Semaphore::new(PAGES as usize));
+        let empty = Arc::clone(&places);
+        let pages = stream::try_unfold((scan, spells), move |(mut scan, mut spells)| {
+            let places = Arc::clone(&empty);
+            async move {
+                if spells.is_over() {
+                    let _all = places.acquire_many(PAGES).await;
+                    spells.rest().await;
+                }
+                Ok::<_, CompareError>(scan.next().await?.map(|page| (page, (scan, spells))))
+            }
         });
         let sighted = move |page: Page| {
             let (comparison, whole) = (self.clone(), whole.clone());
+            let places = Arc::clone(&places);
             let sight = async move {
+                let _place = places.acquire().await;
                 let sight = comparison.sight(&page.streams, whole).await?;
                 Ok((page, sight))
             };
             let task = AbortOnDropHandle::new(tokio::spawn(sight.in_current_span()));
             async { unwound(task.await) }
         };
-        pages.map_ok(sighted).try_buffered(PAGES)
+        pages.map_ok(sighted).try_buffered(PAGES as usize)
     }
 
-    /// Compares streams with their documents: `whole` says which content and all, others by version.
+    /// Compares streams with their documents, those that `whole` chooses.
     ///
     /// # Errors
     /// [`CompareError`].
@@ -144,32 +156,27 @@ impl<P: Projection> Comparison<P> {
     ) -> Result<Sight, CompareError> {
         let Place { index, live, .. } = &self.place;
         let mut sight = Sight::default();
-        let (mut by_version, mut by_content) = (Vec::new(), Vec::new());
-        for WholeStream { key, events } in streams {
-            match folded::<P>(events) {
-                Some(document) if whole(key) => by_content.push((key.as_str(), document)),
-                Some(document) => by_version.push((key.as_str(), P::version(&document))),
-                None => sight.doubtful.push(key.clone()),
-            }
+        let mut chosen = Vec::new();
+        for (number, WholeStream { key, events }) in streams.iter().enumerate() {
+            demand::step(number).await;
+            let version = match folded::<P>(events) {
+                Some(document) if whole(key) => {
+                    chosen.push((key.as_str(), document));
+                    0
+                }
+                Some(document) => P::version(&document),
+                None => {
+                    sight.doubtful.push(key.clone());
+                    0
+                }
+            };
+            sight.versions.push(version);
         }
-        let by_version_ids: Vec<&str> = by_version.iter().map(|(key, _)| *key).collect();
-        let by_content_ids: Vec<&str> = by_content.iter().map(|(key, _)| *key).collect();
-        let (versions, found) = try_join(
-            index.versions(&live.name, &by_version_ids),
-            index.mget::<Value>(&live.name, &by_content_ids),
-        )
-        .await?;
-        for ((key, expected), version) in by_version.into_iter().zip(versions) {
-            if version == Some(expected) {
-                sight.right += 1;
-            } else {
-                sight.doubtful.push(key.to_owned());
-            }
-        }
-        for ((key, expected), found) in by_content.into_iter().zip(found) {
+        let ids: Vec<&str> = chosen.iter().map(|(key, _)| *key).collect();
+        let found = index.mget::<Value>(&live.name, &ids).await?;
+        for ((key, expected), found) in chosen.into_iter().zip(found) {
             if found.is_some_and(|found| same::<P>(&expected, &found)) {
                 sight.right += 1;
-                sight.whole += 1;
             } else {
                 sight.doubtful.push(key.to_owned());
             }
@@ -273,13 +280,12 @@ impl<P: Projection> Comparison<P> {
         Ok(index.last_written(&live.name).await?)
     }
 
-    /// Of these documents, those that no stream has: neither one of the keys nor one that is newer.
+    /// Of these documents, those that no stream has.
     ///
     /// # Errors
     /// [`CompareError`].
-    pub async fn orphans(&self, ids: Vec<String>, keys: &Keys) -> Result<Vec<String>, CompareError> {
-        let unknown = ids.into_iter().filter(|id| !keys.may_have(id));
-        let looks = stream::iter(unknown).map(|id| async move {
+    pub async fn orphans(&self, ids: Vec<String>) -> Result<Vec<String>, CompareError> {
+        let looks = stream::iter(ids).map(|id| async move {
             let there = self.is_stream(&id).await?;
             Ok::<_, CompareError>((!there).then_some(id))
         });
@@ -298,6 +304,11 @@ impl<P: Projection> Comparison<P> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The version that the document of a whole stream has; `None` where not all events can be folded.
+pub(crate) fn version_of_fold<P: Projection>(stream: &WholeStream) -> Option<i64> {
+    folded::<P>(&stream.events).map(|document| P::version(&document))
 }
 
 /// Whether the feed can know a stream by this key, in the one form that ids of documents have.

@@ -51,6 +51,10 @@ pub struct Config {
     /// Rebuilds.
     #[command(flatten)]
     pub rebuild: RebuildConfig,
+    /// Percent of their time that rebuilds and audits rest while queries are asked of the copy that works on them, so that these do
+    /// not wait behind them; 0 never.
+    #[arg(long, env = "REST_PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=90))]
+    pub rest_percent: u8,
     /// Seconds in which the slow audit compares every document with its events, in small pages; 0 never does
     #[arg(long, env = "AUDIT_PERIOD", default_value = "86400", value_parser = arguments::seconds)]
     pub audit_period: Duration,
@@ -71,6 +75,10 @@ pub struct RebuildConfig {
     /// Age in seconds from which an index of this service is dropped that no record names: what a rebuild left whose record is lost.
     #[arg(long, env = "REBUILD_ORPHAN_SECONDS", default_value = "2700")]
     pub rebuild_orphan_seconds: u64,
+    /// Documents, drawn at random, that are compared whole with their events before a rebuild goes live; the others are compared by
+    /// version.
+    #[arg(long, env = "REBUILD_COMPARED", default_value_t = 20_000)]
+    pub rebuild_compared: u64,
     /// Rebuild a projection by itself where its index was made with another mapping than this release has.
     #[arg(long, env = "REBUILD_ON_OTHER_MAPPING")]
     pub rebuild_on_other_mapping: bool,
@@ -83,6 +91,7 @@ impl RebuildConfig {
         Rules {
             grace: Duration::from_secs(self.rebuild_grace_seconds),
             orphan_age: Duration::from_secs(self.rebuild_orphan_seconds),
+            compared: self.rebuild_compared,
             on_other_mapping: self.rebuild_on_other_mapping,
         }
     }

@@ -87,6 +87,18 @@ impl Questions {
         OrderQueryServiceServer::new(Self { queries, consistency, tokens, turns, names, watches, draining })
     }
 
+    /// The answer to a question, or what is to blame where it is not there in time.
+    async fn answered<T>(
+        &self,
+        by: Instant,
+        blame: fn() -> Error,
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Response<T>, Status> {
+        let _question = self.queries.demand.question();
+        let answer = timeout_at(by, question).await;
+        Ok(Response::new(answer.unwrap_or_else(|_| Err(blame()))?))
+    }
+
     /// How fresh a read by id is that includes these projections.
     fn by_id<const N: usize>(&self, read: [&Progress; N]) -> Freshness {
         let now = self.queries.clock.now_nanos();
@@ -131,16 +143,6 @@ fn answer_by<T>(request: &Request<T>) -> Instant {
     Instant::now() + left.saturating_sub((left / LAST_PART).min(LAST_MAX))
 }
 
-/// The answer to a question, or what is to blame where it is not there in time.
-async fn answered<T>(
-    by: Instant,
-    blame: fn() -> Error,
-    question: impl Future<Output = Result<T, Error>>,
-) -> Result<Response<T>, Status> {
-    let answer = timeout_at(by, question).await;
-    Ok(Response::new(answer.unwrap_or_else(|_| Err(blame()))?))
-}
-
 fn search_down() -> Error {
     Error::new(Reason::SearchDown, "the search index does not answer in time")
 }
@@ -158,7 +160,7 @@ impl OrderQueryService for Questions {
         let (until, by) = (until(&request), answer_by(&request));
         let question = request::get_order(request.into_inner(), until)?;
         let blame = if question.as_of.is_some() { event_store_down } else { search_down };
-        answered(by, blame, self.order(question)).await
+        self.answered(by, blame, self.order(question)).await
     }
 
     async fn get_order_history(
@@ -167,7 +169,7 @@ impl OrderQueryService for Questions {
     ) -> Result<Response<GetOrderHistoryResponse>, Status> {
         let by = answer_by(&request);
         let order_id = request::order_id(&request.into_inner().order_id)?;
-        answered(by, event_store_down, self.history(&order_id)).await
+        self.answered(by, event_store_down, self.history(&order_id)).await
     }
 
     async fn list_orders(
@@ -176,7 +178,7 @@ impl OrderQueryService for Questions {
     ) -> Result<Response<ListOrdersResponse>, Status> {
         let (until, by) = (until(&request), answer_by(&request));
         let question = request::list(request.into_inner(), until, &self.tokens)?;
-        answered(by, search_down, self.list(question, by)).await
+        self.answered(by, search_down, self.list(question, by)).await
     }
 
     async fn search_orders(
@@ -185,7 +187,7 @@ impl OrderQueryService for Questions {
     ) -> Result<Response<SearchOrdersResponse>, Status> {
         let (until, by) = (until(&request), answer_by(&request));
         let question = request::search(request.into_inner(), until, &self.tokens)?;
-        answered(by, search_down, self.search(question, by)).await
+        self.answered(by, search_down, self.search(question, by)).await
     }
 
     type WatchOrderStream = Pin<Box<dyn Stream<Item = Result<WatchOrderResponse, Status>> + Send>>;
@@ -204,6 +206,6 @@ impl OrderQueryService for Questions {
     ) -> Result<Response<GetSalesReportResponse>, Status> {
         let (until, by) = (until(&request), answer_by(&request));
         let question = request::report(request.into_inner(), until)?;
-        answered(by, search_down, self.report(question, by)).await
+        self.answered(by, search_down, self.report(question, by)).await
     }
 }

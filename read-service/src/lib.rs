@@ -12,6 +12,7 @@
 //! | [`lanes`] | documents on their way into an index, an outcome for each |
 //! | [`lease`] | which copy projects which slices, and how far they are |
 //! | [`parking`] | streams that cannot be applied, set aside |
+//! | [`demand`] | what is asked now, for work that can wait |
 //! | [`projector`] | the only loop: batch, fetch, fold, write, checkpoint |
 //! | [`feeds`] | which indices a projection has: live, being rebuilt, previous |
 //! | `feeding` | a projector for each of them |
@@ -33,6 +34,7 @@ mod task;
 pub mod lanes;
 pub mod lease;
 pub mod parking;
+pub mod demand;
 pub mod projector;
 pub mod feeds;
 mod feeding;
@@ -62,6 +64,7 @@ use tokio_util::sync::CancellationToken;
 use self::audit::Auditor;
 pub use self::config::Config;
 use self::config::PageTokenKey;
+use self::demand::Demand;
 use self::feeds::Feeds;
 use self::index::Index;
 use self::projection::{Customers, Orders, Products, Projection};
@@ -99,6 +102,8 @@ pub struct Queries {
     pub page_token_key: [u8; 32],
     /// Lists, searches and reports that Elasticsearch is asked for at once.
     pub searches_at_once: usize,
+    /// What is asked now.
+    pub demand: Demand,
     /// How much may be watched.
     pub watch_limits: watch::Limits,
     /// The time.
@@ -168,6 +173,7 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
     });
     let copy = copy_name(&config.host_name);
     let rules = config.rebuild.rules();
+    let demand = Demand::new(config.rest_percent);
     let tools = |progress: (Progress, Feeds), limits| Tools {
         index: index.clone(),
         feed: feed.clone(),
@@ -176,6 +182,7 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         limits,
         clock: clock.clone(),
         progress: progress.0,
+        demand: demand.clone(),
     };
     let tools = Projections {
         orders: tools(indices::<Orders>(&index, &config.index_prefix, &clock), Limits::default()),
@@ -199,6 +206,7 @@ pub async fn build(config: Config) -> anyhow::Result<Service> {
         aliases: Aliases::new(&config.index_prefix),
         page_token_key: page_token_key.bytes(),
         searches_at_once: config.searches_at_once.get(),
+        demand,
         watch_limits: watch::Limits { watchers: config.watchers, bytes: WATCHED_BYTES },
         index,
         feed,

@@ -25,6 +25,7 @@ use shared::clock::Clock;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::demand::Demand;
 use crate::feeds::Feeds;
 use crate::index::Index;
 use crate::lanes::Bounds;
@@ -108,6 +109,8 @@ pub(crate) struct Tools {
     pub limits: Limits,
     pub clock: Clock,
     pub progress: Progress,
+    /// What is asked of this copy.
+    pub demand: Demand,
 }
 
 /// Feeds one index of a projection.
@@ -128,7 +131,8 @@ impl<P: Projection> Projector<P> {
     pub fn new(index: Index, feed: Feed, prefix: &str, copy: String, limits: Limits, clock: Clock) -> Self {
         let progress = Progress::new(P::NAME, index.clone(), format!("{prefix}{}", P::NAME), clock.clone());
         let feeds = Feeds::new::<P>(index.clone(), prefix, progress.clone());
-        Self::with(Tools { index, feed, feeds, copy, limits, clock, progress }, None)
+        let demand = Demand::default();
+        Self::with(Tools { index, feed, feeds, copy, limits, clock, progress, demand }, None)
     }
 
     /// A projector of the index with this name.

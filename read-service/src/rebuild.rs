@@ -20,6 +20,7 @@ use std::time::Duration;
 use proto::v1::StreamCategory;
 
 use crate::compare::CompareError;
+use crate::demand::Demand;
 use crate::feeds::Feeds;
 use crate::index::{EnsureError, Index, IndexError};
 use crate::lease::{LeaseError, Place, Times};
@@ -52,6 +53,7 @@ pub(crate) struct Subject {
     /// Name of this copy of the service.
     pub copy: String,
     pub times: Times,
+    pub demand: Demand,
     pub rules: Rules,
     pub projection: &'static str,
     pub category: StreamCategory,
@@ -65,13 +67,20 @@ pub struct Rules {
     pub grace: Duration,
     /// Age from which an index of ours that no record names is dropped.
     pub orphan_age: Duration,
+    /// Documents that are compared whole in the proof before the switch, unless there are fewer.
+    pub compared: u64,
     /// Rebuild without being asked where the live index was made with another mapping.
     pub on_other_mapping: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { grace: Duration::from_mins(30), orphan_age: Duration::from_mins(45), on_other_mapping: false }
+        Self {
+            grace: Duration::from_mins(30),
+            orphan_age: Duration::from_mins(45),
+            compared: 20_000,
+            on_other_mapping: false,
+        }
     }
 }
 
@@ -85,6 +94,7 @@ impl Subject {
             clock: tools.clock.clone(),
             copy: tools.copy.clone(),
             times: tools.limits.leases,
+            demand: tools.demand.clone(),
             rules,
             projection: P::NAME,
             category: P::CATEGORY,

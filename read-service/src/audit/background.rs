@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pass::{self, Pass};
 use super::{AuditError, PATIENCE, live, same_history};
-use crate::compare::{Comparison, Difference, Keys, Kind, NOBODYS, Outcome};
+use crate::compare::{Comparison, Difference, Kind, NOBODYS, Outcome};
 use crate::index::Record;
 use crate::projection::Projection;
 use crate::projector::Tools;
@@ -137,7 +137,7 @@ async fn orphans<P: Projection>(
     let compared = i64::try_from(written.len()).unwrap_or(i64::MAX);
     pass.documents_after = written.last().map(|(_, last)| *last).or(pass.documents_after);
     let ids = written.into_iter().map(|(id, _)| id).collect();
-    for id in comparison.orphans(ids, &Keys::new()).await? {
+    for id in comparison.orphans(ids).await? {
         note::<P>(pass, &id, &Difference { kind: Kind::Orphan, detail: NOBODYS.to_owned() });
     }
     Ok(compared)

@@ -10,8 +10,10 @@ use super::pass::Counts;
 use super::told::{Finding, Teller};
 use super::{AuditError, PATIENCE, Wish, live, pass, same_history};
 use crate::compare::{Comparison, Difference, Keys, Kind, NOBODYS, Outcome};
+use crate::demand::Spells;
 use crate::projection::Projection;
 use crate::projector::Tools;
+use crate::subscription::Page;
 
 /// Named streams looked at between two reports.
 const SOME: usize = 32;
@@ -57,14 +59,18 @@ struct Course<P> {
 }
 
 impl<P: Projection> Course<P> {
-    /// Every stream has its document, and every document a stream. The documents are always gone through: 5,000 ids at a time take a
+    /// Every stream has its document, and every document a stream. The documents are always gone through: 2,000 ids at a time take a
     /// small part of what the streams take, and counts say nothing while both go on.
     async fn all(&mut self) -> Result<(), AuditError> {
         let mut keys = self.streams().await?;
         loop {
             self.documents(&keys).await?;
             let Some(mut next) = keys.next() else { return Ok(()) };
-            next.take_all(self.tools.feed.scan(P::CATEGORY, "").await?).await?;
+            let mut scan = self.tools.feed.scan(P::CATEGORY, "").await?;
+            while let Some(page) = scan.next().await? {
+                next.take(names(&page));
+            }
+            next.sort();
             keys = next;
         }
     }
@@ -73,10 +79,12 @@ impl<P: Projection> Course<P> {
     async fn streams(&mut self) -> Result<Keys, AuditError> {
         let mut keys = Keys::new();
         let comparison = self.comparison.clone();
-        let mut sights = pin!(comparison.sights(self.tools.feed.scan(P::CATEGORY, "").await?, |_| true));
+        let spells = Spells::new(self.tools.demand.clone());
+        let mut sights =
+            pin!(comparison.sights(self.tools.feed.scan(P::CATEGORY, "").await?, |_| true, spells));
         while let Some((page, sight)) = sights.try_next().await? {
             self.teller.expect(page.estimated_streams);
-            keys.take(&page.streams);
+            keys.take(names(&page));
             self.look(sight.doubtful).await?;
             self.teller.checked(page.streams.len());
         }
@@ -86,12 +94,15 @@ impl<P: Projection> Course<P> {
 
     async fn documents(&mut self, keys: &Keys) -> Result<(), AuditError> {
         let mut every = self.comparison.documents().await?;
+        let mut spells = Spells::new(self.tools.demand.clone());
         loop {
-            let ids = every.next().await?;
-            if ids.is_empty() {
+            let documents = every.next().await?;
+            if documents.is_empty() {
                 break;
             }
-            for id in self.comparison.orphans(ids, keys).await? {
+            spells.pause().await;
+            let strangers = documents.into_iter().map(|(id, _)| id).filter(|id| !keys.may_have(id)).collect();
+            for id in self.comparison.orphans(strangers).await? {
                 self.found(id, Difference { kind: Kind::Orphan, detail: NOBODYS.to_owned() }).await?;
             }
         }
@@ -149,4 +160,9 @@ impl<P: Projection> Course<P> {
         }
         Ok(())
     }
+}
+
+/// The keys of its streams: which version their documents should have, is not asked here.
+fn names(page: &Page) -> impl Iterator<Item = (&str, i64)> {
+    page.streams.iter().map(|stream| (stream.key.as_str(), 0))
 }

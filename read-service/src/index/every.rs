@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Index, IndexError, READ_LIMIT};
 
 /// Documents in a page.
-const PAGE: usize = 5_000;
+const PAGE: usize = 2_000;
 /// How long Elasticsearch keeps what a page needs until the next is asked for.
 const KEEP: &str = "2m";
 
@@ -40,11 +40,13 @@ struct Hits {
 struct Hit {
     #[serde(rename = "_id")]
     id: String,
+    #[serde(rename = "_version")]
+    version: i64,
     sort: Value,
 }
 
 impl Index {
-    /// The ids of all documents that can be searched now.
+    /// The ids and versions of all documents that can be searched now.
     ///
     /// # Errors
     /// Where Elasticsearch fails.
@@ -103,14 +105,15 @@ impl Index {
 }
 
 impl Every {
-    /// The next ids; none at the end.
+    /// The next documents, by id and version; none at the end.
     ///
     /// # Errors
     /// Where Elasticsearch fails.
-    pub async fn next(&mut self) -> Result<Vec<String>, IndexError> {
+    pub async fn next(&mut self) -> Result<Vec<(String, i64)>, IndexError> {
         let mut body = json!({
             "size": PAGE,
             "_source": false,
+            "version": true,
             "track_total_hits": false,
             "pit": { "id": self.view, "keep_alive": KEEP },
             "sort": ["_shard_doc"],
@@ -127,7 +130,7 @@ impl Every {
         if let Some(last) = answer.hits.hits.last() {
             self.after = Some(last.sort.clone());
         }
-        Ok(answer.hits.hits.into_iter().map(|hit| hit.id).collect())
+        Ok(answer.hits.hits.into_iter().map(|hit| (hit.id, hit.version)).collect())
     }
 
     /// Gives back what Elasticsearch kept for it.

@@ -12,6 +12,7 @@ use super::Stop;
 use super::advance::{Advance, SCAN, share};
 use super::record::Rebuild;
 use super::session::Session;
+use crate::demand::{self, Spells};
 use crate::index::{Bulk, Index, ItemOutcome};
 use crate::lanes::Lanes;
 use crate::parking::{self, Fault, Parking};
@@ -50,9 +51,11 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
     };
     let mut pace = Pace::new(rebuild.max_streams_per_second);
     let mut skip = rebuild.beyond;
+    let mut spells = Spells::new(subject.demand.clone());
     while let Some(page) = scan.next().await? {
         filling.meter.expect(page.estimated_streams);
-        for stream in page.streams {
+        for (number, stream) in page.streams.into_iter().enumerate() {
+            demand::step(number).await;
             // Streams that came since lie among these or behind them and are brought by their events, too.
             if skip > 0 {
                 skip -= 1;
@@ -64,8 +67,13 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
                 filling.drain::<P>().await?;
                 filling.store(session).await?;
                 sleep_until(until).await;
+                spells.resume();
             }
             filling.fold::<P>(stream).await?;
+            if spells.is_over() {
+                filling.drain::<P>().await?;
+                spells.rest().await;
+            }
         }
         filling.parts.end(page.cursor);
         filling.settle::<P>().await?;

@@ -1,8 +1,8 @@
 //! The proof before the switch: counts both ways, and documents against a fresh fold of their events.
 //!
-//! The store is scanned once more. Every stream must have its document, at its version; up to 20,000 streams all documents are compared
-//! whole, beyond that a random 20,000 and those changed since the scan. Then every document must have a stream. Streams that
-//! are parked count as such.
+//! The store is scanned once more. A random 20,000 documents, or as many as is set, and those changed since the scan are compared
+//! whole; where there are fewer, all. Then all documents are gone through: each must have a stream, and be at its version. A stream whose
+//! document was not met is looked at alone. Streams that are parked count as such.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -13,20 +13,19 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use tokio::time::Instant;
 
-use super::advance::{Advance, VERIFYING, share};
+use super::advance::{Advance, VERIFYING};
 use super::record::{Rebuild, Verified};
 use super::session::Session;
 use super::{Stop, Subject};
-use crate::compare::{Comparison, Keys, NOBODYS, Outcome};
+use crate::compare::{Comparison, Keys, Met, NOBODYS, Outcome, version_of_fold};
+use crate::demand::Spells;
 use crate::projection::Projection;
-use crate::subscription::Item;
+use crate::subscription::{Item, WholeStream};
 
-/// Documents compared whole, unless there are fewer.
-const COMPARED: u64 = 20_000;
 /// Hashes of the streams that were looked at again since the scan, kept in memory so that each is looked at once.
 const KNOWN: usize = 2_000_000;
-/// Share of the verification that comparing streams with their documents is.
-const STREAMS_SHARE: f64 = 0.8;
+/// Share of the verification that going through the streams is; the rest is going through the documents.
+const STREAMS_SHARE: f64 = 0.5;
 /// How often it is told how much is done.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Differences after which nothing more is looked for: the index is refused.
@@ -36,37 +35,65 @@ const ENOUGH: i64 = 1_000;
 pub(super) async fn verify<P: Projection>(session: &Session, rebuild: &Rebuild) -> Result<Verified, Stop> {
     let subject = &session.subject;
     let target = subject.place(&rebuild.target_index).await?;
-    let total = u64::try_from(rebuild.streams_done).unwrap_or(0);
     let mut check = Check::<'_, P> {
         subject,
         comparison: Arc::new(Comparison::new(subject.feed.clone(), target, None)),
-        // Drawn anew each time, so that no document is safe from it.
-        draw: RandomState::new(),
-        total: total.max(1),
+        sample: Sample {
+            draw: RandomState::new(),
+            compared: subject.rules.compared,
+            total: u64::try_from(rebuild.streams_done).unwrap_or(0).max(1),
+        },
+        touched: HashSet::new(),
         verified: Verified::default(),
         told: Told { session, advance: Advance::begin(VERIFYING, 0.0), at: Instant::now() },
     };
     let mut keys = check.streams().await?;
-    check.documents(&keys).await?;
-    while let Some(mut next) = keys.next() {
-        next.take_all(subject.feed.scan(P::CATEGORY, "").await?).await?;
-        check.documents(&next).await?;
-        keys = next;
-    }
-    if check.total > COMPARED {
+    if !check.sample.is_all() {
         check.touched(rebuild.resume_position).await?;
     }
-    Ok(check.verified)
+    loop {
+        check.documents(&mut keys).await?;
+        check.missing(&keys).await?;
+        let Some(mut next) = keys.next() else { return Ok(check.verified) };
+        check.keys(&mut next).await?;
+        keys = next;
+    }
 }
 
 /// A verification under way.
 struct Check<'a, P> {
     subject: &'a Subject,
     comparison: Arc<Comparison<P>>,
-    draw: RandomState,
-    total: u64,
+    sample: Sample,
+    /// Hashes of the streams that were looked at because they changed since the scan.
+    touched: HashSet<u64>,
     verified: Verified,
     told: Told<'a>,
+}
+
+/// Which documents are compared whole.
+#[derive(Clone)]
+struct Sample {
+    /// Drawn anew each time, so that no document is safe from it.
+    draw: RandomState,
+    /// How many, about.
+    compared: u64,
+    /// Number of all streams.
+    total: u64,
+}
+
+impl Sample {
+    fn is_all(&self) -> bool {
+        self.total <= self.compared
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.is_all() || self.hash(key) % self.total < self.compared
+    }
+
+    fn hash(&self, key: &str) -> u64 {
+        self.draw.hash_one(key)
+    }
 }
 
 /// What callers are told meanwhile.
@@ -88,31 +115,47 @@ impl Told<'_> {
 }
 
 impl<P: Projection> Check<'_, P> {
-    /// Every stream has its document. Gives the keys of the streams, those of the first part.
+    /// Compares documents with their streams, those of the sample. Gives the keys of the streams, those of the first part.
     async fn streams(&mut self) -> Result<Keys, Stop> {
         let (mut keys, mut seen) = (Keys::new(), 0);
-        let (total, draw) = (self.total, self.draw.clone());
-        let sampled = move |key: &str| total <= COMPARED || draw.hash_one(key) % total < COMPARED;
+        let sample = self.sample.clone();
+        let spells = Spells::new(self.subject.demand.clone());
+        let scan = self.subject.feed.scan(P::CATEGORY, "").await?;
         let comparison = self.comparison.clone();
-        let mut sights = pin!(comparison.sights(self.subject.feed.scan(P::CATEGORY, "").await?, sampled));
+        let mut sights = pin!(comparison.sights(scan, move |key: &str| sample.has(key), spells));
         while let Some((page, sight)) = sights.try_next().await? {
-            keys.take(&page.streams);
-            seen += i64::try_from(page.streams.len()).unwrap_or(0);
-            let total = i64::try_from(self.total).unwrap_or(i64::MAX);
-            self.told.tell(STREAMS_SHARE * share(seen, total)).await?;
-            if self.verified.different < ENOUGH {
-                self.verified.expected += sight.right;
-                self.verified.found += sight.right;
-                self.verified.compared += sight.whole;
-                self.look(sight.doubtful).await?;
-            }
+            let streams = page.streams.iter().map(|stream| stream.key.as_str());
+            keys.take(streams.zip(sight.versions));
+            seen += page.streams.len();
+            self.told.tell(STREAMS_SHARE * self.share(seen)).await?;
+            self.verified.expected += sight.right;
+            self.verified.found += sight.right;
+            self.verified.compared += sight.right;
+            self.look(sight.doubtful).await?;
         }
         keys.sort();
         Ok(keys)
     }
 
+    /// Takes the keys of another part.
+    async fn keys(&self, keys: &mut Keys) -> Result<(), Stop> {
+        let mut scan = self.subject.feed.scan(P::CATEGORY, "").await?;
+        let version = |stream: &WholeStream| {
+            let of_fold = || version_of_fold::<P>(stream).unwrap_or(0);
+            if self.sample.has(&stream.key) { 0 } else { of_fold() }
+        };
+        while let Some(page) = scan.next().await? {
+            keys.take(page.streams.iter().map(|stream| (stream.key.as_str(), version(stream))));
+        }
+        keys.sort();
+        Ok(())
+    }
+
     /// Looks at streams alone.
     async fn look(&mut self, keys: Vec<String>) -> Result<(), Stop> {
+        if self.verified.different >= ENOUGH {
+            return Ok(());
+        }
         for (key, outcome) in self.comparison.look(keys).await? {
             self.verified.compared += 1;
             match outcome {
@@ -130,22 +173,52 @@ impl<P: Projection> Check<'_, P> {
         Ok(())
     }
 
-    /// Every document has a stream.
-    async fn documents(&mut self, keys: &Keys) -> Result<(), Stop> {
+    /// Every document has a stream, and is at its version.
+    async fn documents(&mut self, keys: &mut Keys) -> Result<(), Stop> {
         let mut every = self.comparison.documents().await?;
+        let mut spells = Spells::new(self.subject.demand.clone());
+        let mut seen = 0;
         loop {
-            let ids = every.next().await?;
-            if ids.is_empty() {
+            let documents = every.next().await?;
+            if documents.is_empty() {
                 break;
             }
-            self.told.tell(STREAMS_SHARE).await?;
-            for id in self.comparison.orphans(ids, keys).await? {
+            seen += documents.len();
+            self.told.tell(STREAMS_SHARE + (1.0 - STREAMS_SHARE) * self.share(seen)).await?;
+            let (mut doubtful, mut strangers) = (Vec::new(), Vec::new());
+            for (id, version) in documents {
+                match keys.meet(&id, version) {
+                    Met::Known | Met::Elsewhere => {}
+                    Met::AtOther if !self.touched.contains(&self.sample.hash(&id)) => doubtful.push(id),
+                    Met::AtVersion | Met::AtOther => {
+                        self.verified.expected += 1;
+                        self.verified.found += 1;
+                    }
+                    Met::Stranger => strangers.push(id),
+                }
+            }
+            self.look(doubtful).await?;
+            for id in self.comparison.orphans(strangers).await? {
                 self.verified.found += 1;
                 self.verified.differs(&id, NOBODYS);
             }
+            spells.pause().await;
         }
         // What Elasticsearch keeps for it goes by itself, too.
         every.close().await.ok();
+        Ok(())
+    }
+
+    /// Every stream has a document.
+    async fn missing(&mut self, keys: &Keys) -> Result<(), Stop> {
+        if keys.unmet() == 0 {
+            return Ok(());
+        }
+        let mut scan = self.subject.feed.scan(P::CATEGORY, "").await?;
+        while let Some(page) = scan.next().await? {
+            let streams = page.streams.into_iter().map(|stream| stream.key);
+            self.look(streams.filter(|key| keys.is_unmet(key)).collect()).await?;
+        }
         Ok(())
     }
 
@@ -153,18 +226,17 @@ impl<P: Projection> Check<'_, P> {
     async fn touched(&mut self, since: i64) -> Result<(), Stop> {
         let head = self.subject.feed.head().await?.head_position;
         let mut events = self.subject.feed.subscribe(since, "", vec![P::CATEGORY], None);
-        let mut known: HashSet<u64> = HashSet::new();
         while events.position() < head {
             match events.next().await? {
                 Item::Events { events, .. } => {
-                    if known.len() > KNOWN {
-                        known.clear();
+                    if self.touched.len() > KNOWN {
+                        self.touched.clear();
                     }
                     let keys = events.into_iter().map(|event| event.stream_key);
-                    let keys = keys.filter(|key| known.insert(self.draw.hash_one(key.as_str()))).collect();
+                    let keys = keys.filter(|key| self.touched.insert(self.sample.hash(key))).collect();
                     let (expected, found) = (self.verified.expected, self.verified.found);
                     self.look(keys).await?;
-                    // They are counted already, or are newer than the count.
+                    // They are counted where all are.
                     (self.verified.expected, self.verified.found) = (expected, found);
                 }
                 Item::Standing { .. } => {}
@@ -172,5 +244,10 @@ impl<P: Projection> Check<'_, P> {
             }
         }
         Ok(())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    fn share(&self, seen: usize) -> f64 {
+        (seen as f64 / self.sample.total as f64).min(1.0)
     }
 }

@@ -89,6 +89,47 @@ async fn documents_altered_dropped_or_added_are_refused_with_examples() {
 }
 
 #[tokio::test]
+async fn documents_that_are_not_compared_whole_are_compared_by_version() {
+    let search = Search::start("rebuild-versions").await;
+    let history = sales(40);
+    let none = ["--rebuild-compared=0"];
+    let world = World::with(&search, &search.url, &history, &none).await;
+    world.ready().await;
+    world.caught_up(&history).await;
+    let done = world.rebuilt(StartRebuildRequest { dry_run: true, ..Default::default() }).await;
+    assert_eq!(done.state(), State::Verified, "{done:?}");
+    let proof = done.verification.unwrap();
+    assert_eq!((proof.documents_expected, proof.documents_found, proof.documents_compared), (40, 40, 0));
+
+    let slow = StartRebuildRequest { max_streams_per_second: 10, ..Default::default() };
+    let started = until(DEADLINE, "the rebuild before is cleared away", async || {
+        let request = StartRebuildRequest { projection: "orders".into(), ..slow.clone() };
+        world.admin().start_rebuild(request).await.ok()?.into_inner().rebuild
+    })
+    .await;
+    let begun = world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.streams_done >= 10).await;
+    let path = |key: &str| format!("/{}/_doc/{key}", begun.target_index);
+    let document = search.raw(Method::Get, &path(&id(1)), None).await["_source"].clone();
+    let ahead = format!("{}?version=10&version_type=external", path(&id(1)));
+    assert_eq!(search.raw(Method::Put, &ahead, Some(document.clone())).await["result"], "updated");
+    assert_eq!(search.raw(Method::Delete, &path(&id(2)), None).await["result"], "deleted");
+    let added = format!("{}?version=1&version_type=external", path(&id(777)));
+    assert_eq!(search.raw(Method::Put, &added, Some(document)).await["result"], "created");
+    let failed = world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.end_time.is_some()).await;
+    assert_eq!(failed.state(), State::Failed, "{failed:?}");
+    let mut examples = failed.verification.unwrap().examples;
+    examples.sort();
+    assert_eq!(
+        examples,
+        [
+            format!("{} is ahead: version 10, its stream ends at 3", id(1)),
+            format!("{} is missing", id(2)),
+            format!("{} is nobody's: there is no such stream", id(777)),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_projection_that_folded_wrongly_is_refused() {
     let history = sales(5);
     let world = World::of("rebuild-fold", &history).await;
