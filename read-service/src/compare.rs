@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use proto::v1::StreamCategory;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -36,7 +36,7 @@ pub(crate) use keys::{Keys, Met};
 use judge::{Judgement, Moment, folded, same};
 
 /// Pages of a scan compared at a time: Elasticsearch and the fold do not wait for each other.
-const PAGES: u32 = 4;
+const PAGES: usize = 4;
 /// Streams looked at alone at a time.
 const ALONE: usize = 8;
 /// Pause before a stream is looked at again whose events are not applied yet.
@@ -112,20 +112,22 @@ impl<P: Projection> Comparison<P> {
         &self.place
     }
 
-    /// Compares all streams of a scan with their documents, page by page in its order, those that `whole` chooses. Pages are compared while the caller is busy with one; dropping it ends that.
+    /// Compares all streams of a scan with their documents, page by page in its order, those that `whole` chooses. Pages are compared
+    /// while the caller is busy with one, none while `spells` rest; dropping it ends that.
     pub fn sights(
         self: Arc<Self>,
         scan: Scan,
         whole: impl Fn(&str) -> bool + Clone + Send + Sync + 'static,
         spells: Spells,
     ) -> impl Stream<Item = Result<(Page, Sight), CompareError>> {
-        let places = Arc::new(Semaphore::new(PAGES as usize));
-        let empty = Arc::clone(&places);
+        // Read by pages under way, written to while none may be.
+        let rests = Arc::new(RwLock::new(()));
+        let works = Arc::clone(&rests);
         let pages = stream::try_unfold((scan, spells), move |(mut scan, mut spells)| {
-            let places = Arc::clone(&empty);
+            let rests = Arc::clone(&rests);
             async move {
                 if spells.is_over() {
-                    let _all = places.acquire_many(PAGES).await;
+                    let _alone = rests.write().await;
                     spells.rest().await;
                 }
                 Ok::<_, CompareError>(scan.next().await?.map(|page| (page, (scan, spells))))
@@ -133,16 +135,16 @@ impl<P: Projection> Comparison<P> {
         });
         let sighted = move |page: Page| {
             let (comparison, whole) = (self.clone(), whole.clone());
-            let places = Arc::clone(&places);
+            let works = Arc::clone(&works);
             let sight = async move {
-                let _place = places.acquire().await;
+                let _works = works.read().await;
                 let sight = comparison.sight(&page.streams, whole).await?;
                 Ok((page, sight))
             };
             let task = AbortOnDropHandle::new(tokio::spawn(sight.in_current_span()));
             async { unwound(task.await) }
         };
-        pages.map_ok(sighted).try_buffered(PAGES as usize)
+        pages.map_ok(sighted).try_buffered(PAGES)
     }
 
     /// Compares streams with their documents, those that `whole` chooses.

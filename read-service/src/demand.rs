@@ -1,8 +1,8 @@
 //! Questions go first: work that can wait rests now and then while this copy is asked.
 //!
 //! Alone, a rebuild takes all that processors and Elasticsearch give, and whoever asks meanwhile waits behind it. So it works in
-//! spells: while questions are asked, each is followed by a rest, in which nothing of it is under way. How often is asked decides by
-//! itself how much of its time that costs: a question counts for a tenth of a second.
+//! spells: while questions are asked, each is followed by a rest. How often is asked decides by itself how much of its time that
+//! costs: a question counts for a tenth of a second.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ const SPELL: Duration = Duration::from_millis(10);
 /// Longest rest: what took longer waited for something else.
 const LONGEST: Duration = Duration::from_millis(500);
 /// Steps of long work on one thread after which others have their turn: a step is to fold a stream.
-const STEPS: usize = 32;
+const STEPS: usize = 8;
 
 /// What callers ask of this copy. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +78,7 @@ impl Drop for Question {
 #[derive(Debug)]
 pub(crate) struct Spells {
     demand: Demand,
-    /// When it last rested.
+    /// When it last rested, or nobody asked.
     since: Instant,
 }
 
@@ -89,12 +89,20 @@ impl Spells {
     }
 
     /// Whether it is time to end what is under way and to rest.
-    pub fn is_over(&self) -> bool {
+    pub fn is_over(&mut self) -> bool {
         self.is_over_at(Instant::now())
     }
 
-    fn is_over_at(&self, now: Instant) -> bool {
-        self.demand.rest > 0 && now >= self.since + SPELL && self.demand.is_there(now)
+    fn is_over_at(&mut self, now: Instant) -> bool {
+        if self.demand.rest == 0 || now < self.since + SPELL {
+            return false;
+        }
+        let asked = self.demand.is_there(now);
+        if !asked {
+            // What was done while nobody asked disturbed nobody.
+            self.since = now;
+        }
+        asked
     }
 
     /// Rests in proportion to the work since the last rest.
@@ -130,16 +138,17 @@ mod tests {
     #[test]
     fn a_spell_is_over_while_questions_are_asked_and_shortly_after() {
         let demand = Demand::new(50);
-        let spells = Spells::new(demand.clone());
-        let later = spells.since + SPELL;
+        let mut spells = Spells::new(demand.clone());
+        let later = spells.since + 60 * SPELL;
         assert!(!spells.is_over_at(later), "nobody asks");
         let question = demand.question();
-        assert!(spells.is_over_at(later));
-        assert!(!spells.is_over_at(spells.since), "it has just rested");
+        assert!(!spells.is_over_at(later), "work that nobody had to wait for does not count");
+        assert!(spells.is_over_at(later + SPELL));
         drop(question);
         let answered = Instant::now();
+        spells.since = answered;
         assert!(spells.is_over_at(answered + SPELL), "it was just answered");
-        assert!(!spells.is_over_at(answered + RECENT));
+        assert!(!spells.is_over_at(answered + RECENT + SPELL));
     }
 
     #[test]
@@ -154,7 +163,8 @@ mod tests {
     fn work_that_shall_never_rest_does_not() {
         let demand = Demand::default();
         let _question = demand.question();
-        let spells = Spells::new(demand);
-        assert!(!spells.is_over_at(spells.since + SPELL));
+        let mut spells = Spells::new(demand);
+        let later = spells.since + SPELL;
+        assert!(!spells.is_over_at(later));
     }
 }

@@ -169,8 +169,11 @@ async fn list(
 
 #[tokio::test]
 async fn under_load_no_read_fails_is_empty_or_goes_back() {
-    let world = World::start().await;
-    let second = world.another_read(&world.paths()).await;
+    // Most documents are compared by version, as where there are many.
+    let few = ["--rebuild-compared=50".to_owned()];
+    let (database, elasticsearch) = (testing::database().await, testing::elasticsearch().await);
+    let world = World::start_with(database.unwrap(), elasticsearch.unwrap(), &few).await;
+    let second = world.another_read_with(&world.paths(), &few).await;
     let known = fill(&world, 200).await;
     world.settle().await;
     world.settle_at(&second.queries()).await;
@@ -193,7 +196,8 @@ async fn under_load_no_read_fails_is_empty_or_goes_back() {
     assert_eq!(done.source_index, world.index("orders-v1-1"));
     assert_eq!(done.target_index, world.index("orders-v1-2"));
     let verification = done.verification.unwrap();
-    assert!(verification.documents_compared >= 200, "{verification:?}");
+    assert!(verification.documents_expected >= 200, "{verification:?}");
+    assert!(verification.documents_compared >= 20, "{verification:?}");
     assert_eq!(verification.documents_expected, verification.documents_found, "{verification:?}");
     let now = orders(&admin).await;
     assert_eq!((now.live_index, now.previous_index), (done.target_index, done.source_index));

@@ -220,7 +220,9 @@ async fn killed(victim: Victim, pairs: usize, kills: usize) {
         all_stand(&scenes).await;
         for (walk, scene) in walks.iter().zip(&scenes) {
             walk.stands(scene).await;
-            times[walk.at] += 1;
+        }
+        for (walk, scene) in walks.iter().zip(&scenes) {
+            times[walk.at] += usize::from(scene.turnstile.is_held());
         }
         kill(victim, &mut servers, &mut scenes).await;
         for scene in &scenes {

@@ -93,6 +93,17 @@ impl Keys {
         if expected == short(version) { Met::AtVersion } else { Met::AtOther }
     }
 
+    /// Whether a key belongs to this part.
+    pub fn has_part(&self, key: &str) -> bool {
+        self.here(key).is_some()
+    }
+
+    /// How much of all parts is done, where so much of this one is, 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    pub fn share(&self, done: f64) -> f64 {
+        (self.part as f64 + done) / self.parts as f64
+    }
+
     /// How many keys with a version were not met.
     pub fn unmet(&self) -> usize {
         self.unmet

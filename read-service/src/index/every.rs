@@ -122,7 +122,10 @@ impl Every {
             body["search_after"].clone_from(after);
         }
         let path = "/_search?allow_partial_search_results=false";
-        let answer: Answer = self.index.json(Method::Post, path, Some(&body), READ_LIMIT).await?;
+        let answer = self.index.json(Method::Post, path, Some(&body), READ_LIMIT).await;
+        // Whoever took too long for a page, or a node that began anew, has to begin anew.
+        let gone = || IndexError::Unavailable("the view of the index has ended".to_owned());
+        let answer: Answer = answer.map_err(|error| if error.is_absent() { gone() } else { error })?;
         if answer.timed_out {
             return Err(IndexError::Unavailable("search timed out".to_owned()));
         }

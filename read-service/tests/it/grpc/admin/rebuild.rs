@@ -161,8 +161,8 @@ async fn a_parked_stream_counts_as_such_and_the_previous_index_goes_after_its_ti
     let search = Search::start("rebuild-grace").await;
     let mut history = sales(20);
     history.unknown(&id(4)).order(&id(5), crate::support::confirmed());
-    let grace = ["--rebuild-grace-seconds=2"];
-    let world = World::with(&search, &search.url, &history, &grace).await;
+    let few = ["--rebuild-grace-seconds=2", "--rebuild-compared=5"];
+    let world = World::with(&search, &search.url, &history, &few).await;
     world.ready().await;
     world.orders_are(|orders| orders.position == history.head() && orders.parked_streams == 1).await;
     let done = world.rebuilt(StartRebuildRequest::default()).await;
