@@ -206,7 +206,8 @@ async fn a_repair_that_meets_a_switch_lets_no_document_go_back() {
         repairs(&search, &copies[1], 50, &over),
         reads(&copies, &over),
     );
-    assert!(one.0 + two.0 > 0, "a repair met the switch");
+    // In the middle of a repair, or between the damage and its repair: which of them is chance.
+    assert!(one.0 + two.0 > 0 || one.1 || two.1, "a repair met the switch");
     exact(&search, &copies, &history, ORDERS).await;
 
     // The way back: what was spoilt and not repaired any more, and nothing else.
