@@ -82,7 +82,8 @@ pub(crate) struct Look<D> {
 pub(crate) struct Sight {
     /// Streams whose document is right.
     pub right: i64,
-    /// The version that the document of each stream should have, in their order; 0 where it was compared, or is to be looked at alone.
+    /// The version that the document of each stream should have, in their order; 0 where it was compared, or is to be looked at
+    /// alone.
     pub versions: Vec<i64>,
     /// Streams to be looked at alone.
     pub doubtful: Vec<String>,

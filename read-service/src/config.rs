@@ -51,8 +51,8 @@ pub struct Config {
     /// Rebuilds.
     #[command(flatten)]
     pub rebuild: RebuildConfig,
-    /// Percent of their time that rebuilds and audits that were asked for rest while queries are asked of the copy that works on them, so that these do
-    /// not wait behind them; 0 never.
+    /// Percent of their time that rebuilds and audits that were asked for rest while queries are asked of the copy that works on them,
+    /// so that these do not wait behind them; 0 never.
     #[arg(long, env = "REST_PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=90))]
     pub rest_percent: u8,
     /// Seconds in which the slow audit compares every document with its events, in small pages; 0 never does

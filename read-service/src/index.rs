@@ -60,8 +60,11 @@ impl Index {
     /// Where the URL is none, or TLS cannot be set up.
     pub fn new(url: &str) -> anyhow::Result<Self> {
         let url = elasticsearch::http::Url::parse(url)?;
-        // The environment's proxy would be used otherwise, even for a node on this machine.
-        let transport = TransportBuilder::new(SingleNodeConnectionPool::new(url)).disable_proxy().build()?;
+        let transport = TransportBuilder::new(SingleNodeConnectionPool::new(url))
+            // The environment's would be used otherwise, even for a node on this machine.
+            .disable_proxy()
+            .header(ACCEPT_ENCODING, HeaderValue::from_static(UNCOMPRESSED))
+            .build()?;
         Ok(Self { transport })
     }
 
@@ -73,10 +76,9 @@ impl Index {
         body: Option<Bytes>,
         limit: Duration,
     ) -> Result<Bytes, IndexError> {
-        let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(UNCOMPRESSED))]);
         let response = self
             .transport
-            .send(method, path, headers, None::<&()>, body, Some(limit))
+            .send(method, path, HeaderMap::new(), None::<&()>, body, Some(limit))
             .await
             .map_err(|error| IndexError::unanswered(&error))?;
         let status = response.status_code();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use tokio::time::Instant;
 
-use super::advance::{Advance, VERIFYING};
+use super::advance::{Advance, VERIFYING, share};
 use super::record::{Rebuild, Verified};
 use super::session::Session;
 use super::{Stop, Subject};
@@ -281,8 +281,9 @@ impl<P: Projection> Check<'_, P> {
         Ok(())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    /// So many of all streams.
     fn share(&self, seen: usize) -> f64 {
-        (seen as f64 / self.sample.total as f64).min(1.0)
+        let total = i64::try_from(self.sample.total).unwrap_or(i64::MAX);
+        share(i64::try_from(seen).unwrap_or(total), total).min(1.0)
     }
 }

@@ -23,6 +23,15 @@ impl World {
         self.admin().start_rebuild(request).await.unwrap().into_inner().rebuild.unwrap()
     }
 
+    /// The same once the rebuild before is cleared away.
+    async fn start_next_rebuild(&self, request: StartRebuildRequest) -> Rebuild {
+        let request = StartRebuildRequest { projection: "orders".into(), ..request };
+        until(DEADLINE, "the rebuild before is cleared away", async || {
+            self.admin().start_rebuild(request.clone()).await.ok()?.into_inner().rebuild
+        })
+        .await
+    }
+
     /// The rebuild once it is like this.
     pub async fn rebuild_is(&self, rebuild_id: &str, like_this: impl Fn(&Rebuild) -> bool) -> Rebuild {
         until(DEADLINE, "the rebuild gets there", async || {
@@ -47,6 +56,18 @@ async fn gone(search: &Search, index: &str) {
     .await;
 }
 
+/// Spoils an index: order 1 is altered and at this version, order 2 is dropped, one is added that nobody has.
+async fn spoil(search: &Search, index: &str, version: i64, alter: impl FnOnce(&mut Value)) {
+    let path = |key: &str| format!("/{index}/_doc/{key}");
+    let mut altered = search.raw(Method::Get, &path(&id(1)), None).await["_source"].clone();
+    alter(&mut altered);
+    let at = format!("{}?version={version}&version_type=external_gte", path(&id(1)));
+    assert_eq!(search.raw(Method::Put, &at, Some(altered.clone())).await["result"], "updated");
+    assert_eq!(search.raw(Method::Delete, &path(&id(2)), None).await["result"], "deleted");
+    let added = format!("{}?version=1&version_type=external", path(&id(777)));
+    assert_eq!(search.raw(Method::Put, &added, Some(altered)).await["result"], "created");
+}
+
 #[tokio::test]
 async fn documents_altered_dropped_or_added_are_refused_with_examples() {
     let search = Search::start("rebuild-defects").await;
@@ -57,15 +78,7 @@ async fn documents_altered_dropped_or_added_are_refused_with_examples() {
     world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.streams_done >= 10).await;
 
     let target = search.name("orders-v1-2");
-    let path = |key: &str| format!("/{target}/_doc/{key}");
-    let found = search.raw(Method::Get, &path(&id(1)), None).await;
-    let mut altered: Value = found["_source"].clone();
-    altered["reference"] = json!("ALTERED");
-    let same = format!("{}?version={}&version_type=external_gte", path(&id(1)), found["_version"]);
-    assert_eq!(search.raw(Method::Put, &same, Some(altered.clone())).await["result"], "updated");
-    assert_eq!(search.raw(Method::Delete, &path(&id(2)), None).await["result"], "deleted");
-    let added = format!("{}?version=1&version_type=external", path(&id(777)));
-    assert_eq!(search.raw(Method::Put, &added, Some(altered)).await["result"], "created");
+    spoil(&search, &target, 3, |order| order["reference"] = json!("ALTERED")).await;
 
     let failed = world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.end_time.is_some()).await;
     assert_eq!(failed.state(), State::Failed, "{failed:?}");
@@ -102,19 +115,9 @@ async fn documents_that_are_not_compared_whole_are_compared_by_version() {
     assert_eq!((proof.documents_expected, proof.documents_found, proof.documents_compared), (40, 40, 0));
 
     let slow = StartRebuildRequest { max_streams_per_second: 10, ..Default::default() };
-    let started = until(DEADLINE, "the rebuild before is cleared away", async || {
-        let request = StartRebuildRequest { projection: "orders".into(), ..slow.clone() };
-        world.admin().start_rebuild(request).await.ok()?.into_inner().rebuild
-    })
-    .await;
+    let started = world.start_next_rebuild(slow).await;
     let begun = world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.streams_done >= 10).await;
-    let path = |key: &str| format!("/{}/_doc/{key}", begun.target_index);
-    let document = search.raw(Method::Get, &path(&id(1)), None).await["_source"].clone();
-    let ahead = format!("{}?version=10&version_type=external", path(&id(1)));
-    assert_eq!(search.raw(Method::Put, &ahead, Some(document.clone())).await["result"], "updated");
-    assert_eq!(search.raw(Method::Delete, &path(&id(2)), None).await["result"], "deleted");
-    let added = format!("{}?version=1&version_type=external", path(&id(777)));
-    assert_eq!(search.raw(Method::Put, &added, Some(document)).await["result"], "created");
+    spoil(&search, &begun.target_index, 10, |_| ()).await;
     let failed = world.rebuild_is(&started.rebuild_id, |rebuild| rebuild.end_time.is_some()).await;
     assert_eq!(failed.state(), State::Failed, "{failed:?}");
     let mut examples = failed.verification.unwrap().examples;
@@ -147,11 +150,7 @@ async fn a_projection_that_folded_wrongly_is_refused() {
     let differs = format!("{} differs from the fold of its events up to 3: customer_name", id(3));
     assert!(example.starts_with(&differs), "{example}");
     // What is read right now is refused no more.
-    let again = until(DEADLINE, "the rebuild before is cleared away", async || {
-        let request = StartRebuildRequest { projection: "orders".into(), ..Default::default() };
-        world.admin().start_rebuild(request).await.ok()?.into_inner().rebuild
-    })
-    .await;
+    let again = world.start_next_rebuild(StartRebuildRequest::default()).await;
     let done = world.rebuild_is(&again.rebuild_id, |rebuild| rebuild.end_time.is_some()).await;
     assert_eq!(done.state(), State::Succeeded, "{done:?}");
 }
@@ -303,15 +302,8 @@ async fn indices_that_nobody_names_go_while_a_rebuild_rests_and_what_it_fills_st
     let done = world.rebuilt(StartRebuildRequest::default()).await;
     assert_eq!(done.state(), State::Succeeded, "{done:?}");
 
-    let again = until(DEADLINE, "the rebuild before is cleared away", async || {
-        let request = StartRebuildRequest {
-            projection: "orders".into(),
-            max_streams_per_second: 1,
-            ..Default::default()
-        };
-        world.admin().start_rebuild(request).await.ok()?.into_inner().rebuild
-    })
-    .await;
+    let slow = StartRebuildRequest { max_streams_per_second: 1, ..Default::default() };
+    let again = world.start_next_rebuild(slow).await;
     let pause = PauseRebuildRequest { rebuild_id: again.rebuild_id.clone() };
     world.rebuild_is(&again.rebuild_id, |rebuild| rebuild.streams_done > 0).await;
     world.admin().pause_rebuild(pause).await.unwrap();
