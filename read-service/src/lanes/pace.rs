@@ -24,7 +24,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     /// Two at a time; 1 MB, as larger ones gain a few percent at most (ceiling, read side, hints 3 and 8), but one of 2 MB is a whole
-    /// batch of real orders, and none would travel while the next is folded.
+    /// batch of real orders: only one would travel while the next batch is folded.
     fn default() -> Self {
         Self { least_bytes: 64 * 1024, most_bytes: 1024 * 1024, most_documents: 5_000, in_flight: 2 }
     }
