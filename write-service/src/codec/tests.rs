@@ -2,6 +2,9 @@
 
 mod corpus;
 
+use proptest::prelude::*;
+use proptest::sample::Index;
+
 use super::*;
 
 fn envelope(category: StreamCategory, key: &str) -> Envelope {
@@ -148,4 +151,49 @@ fn another_types_body_is_damage() {
     let added = encode(added.2.clone(), envelope(added.0, added.1));
     let mixed = StoredEvent { body: added.body, ..created };
     assert!(matches!(decode(&mixed), Err(Unreadable::Damaged { .. })));
+}
+
+#[test]
+fn what_is_written_is_surely_sound() {
+    for (category, key, event) in samples() {
+        let stored = encode(event, envelope(category, key));
+        assert!(sound::is_surely_sound(&stored), "{}: each of them would be decoded", stored.type_name);
+    }
+}
+
+/// A change of bytes: one of them is replaced, added, or the first of those left away.
+type Damage = (Index, u8, u8);
+
+fn damage(bytes: &mut Vec<u8>, (place, kind, byte): Damage) {
+    let place = place.index(bytes.len() + 1);
+    match kind % 4 {
+        0 => bytes.truncate(place),
+        1 => bytes.insert(place, byte),
+        _ => bytes.iter_mut().skip(place).take(1).for_each(|old| *old = byte),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    /// The published bytes of the one would otherwise end everyone's feed.
+    #[test]
+    fn what_is_surely_sound_can_be_decoded(
+        sample in any::<Index>(),
+        of_metadata in proptest::collection::vec(any::<Damage>(), 0..3),
+        of_body in proptest::collection::vec(any::<Damage>(), 0..3),
+    ) {
+        let samples = samples();
+        let (category, key, event) = sample.get(&samples).clone();
+        let mut stored = encode(event, envelope(category, key));
+        for change in of_metadata {
+            damage(&mut stored.metadata, change);
+        }
+        for change in of_body {
+            damage(&mut stored.body, change);
+        }
+        if sound::is_surely_sound(&stored) {
+            prop_assert!(decode(&stored).is_ok(), "{stored:?}");
+        }
+    }
 }
