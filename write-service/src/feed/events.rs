@@ -49,6 +49,23 @@ impl Events {
         self.marks.push(Mark { position, slice, category, end: self.bytes.len() });
     }
 
+    /// Puts them in the order of their positions.
+    pub fn sort(&mut self) {
+        if self.marks.is_sorted_by_key(|mark| mark.position) {
+            return;
+        }
+        let mut start = 0;
+        let starts = self.marks.iter().map(|mark| (std::mem::replace(&mut start, mark.end), *mark));
+        let mut placed: Vec<_> = starts.collect();
+        placed.sort_unstable_by_key(|(_, mark)| mark.position);
+        let mut bytes = BytesMut::with_capacity(self.bytes.len());
+        for ((start, mark), sorted) in placed.into_iter().zip(&mut self.marks) {
+            bytes.put_slice(&self.bytes[start..mark.end]);
+            *sorted = Mark { end: bytes.len(), ..mark };
+        }
+        self.bytes = bytes;
+    }
+
     pub fn len(&self) -> usize {
         self.marks.len()
     }
@@ -170,6 +187,20 @@ mod tests {
         assert_eq!((some[0].through_position, some[0].head_position), (last, last + 9));
         let none = decoded(&events.batches(last, &everything(), last, last));
         assert_eq!((none.len(), none[0].events.len()), (1, 0));
+    }
+
+    #[test]
+    fn events_are_sorted_by_their_positions() {
+        let mut events = Events::default();
+        for position in [3, 1, 4, 2] {
+            events.push(position, 0, 1, &published(position));
+        }
+        events.sort();
+        let batch = &decoded(&events.batches(0, &everything(), 4, 4))[0];
+        let expected: Vec<_> =
+            (1..=4).map(|position| RecordedEvent { position, ..event(position) }).collect();
+        assert_eq!(batch.events, expected);
+        assert_eq!(decoded(&events.batches(2, &everything(), 4, 4))[0].events, expected[2..]);
     }
 
     #[test]

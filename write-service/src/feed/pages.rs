@@ -213,7 +213,7 @@ impl Pages {
         let batch_ids: Vec<_> = rows.iter().map(|row| row.batch_id).collect();
         // Batch by batch, each in a subquery of its own: for all at once, a plan made while the table was empty reads the whole of
         // it. What is not asked for stays in the database.
-        let events = sqlx::query!(
+        let mut events = sqlx::query!(
             r#"
             SELECT event.batch_id, event.stream_id, event.version, event.slice, event.category, event.type AS type_name,
                    event.schema, event.metadata, event.body
@@ -230,16 +230,13 @@ impl Pages {
             filter.slices.end(),
             &filter.categories,
         )
-        .fetch_all(&self.pool)
-        .await?;
-        let numbered = events.into_iter().filter_map(|event| {
-            let place = places.get(&event.batch_id)?.of(event.stream_id, event.version)?;
+        .fetch(&self.pool);
+        // One by one: thousands of small parts that are held at a time and dropped together keep the allocator busy.
+        while let Some(event) = events.try_next().await? {
+            let place =
+                places.get(&event.batch_id).and_then(|places| places.of(event.stream_id, event.version));
             // The first row may begin at or before the position.
-            (place > position).then_some((place, event))
-        });
-        let mut numbered: Vec<_> = numbered.collect();
-        numbered.sort_unstable_by_key(|(place, _)| *place);
-        for (place, event) in numbered {
+            let Some(place) = place.filter(|place| *place > position) else { continue };
             let (stream_id, version) = (event.stream_id, event.version);
             let stored = StoredEvent {
                 type_name: event.type_name,
@@ -250,6 +247,7 @@ impl Pages {
             let published = codec::publish(stored, event.category.into(), stream_id, version);
             page.events.push(place, event.slice, event.category, &published);
         }
+        page.events.sort();
         Ok(page)
     }
 
