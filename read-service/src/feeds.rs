@@ -5,7 +5,7 @@
 //! what they claim about their age follows this record, so that a copy that has not heard of a switch yet claims nothing false:
 //!
 //! - Before a switch a *hold* stands in the record. Owners of the live index's slices that see it stop applying and say so in their
-//!   leases. An owner always looks here between its round of leases and the next thing it applies or tells.
+//!   leases. An owner always looks here between its round of leases and the next thing it takes from the feed.
 //! - When all have stopped and the other index includes everything up to the feed's head, the alias moves, in one call. That call
 //!   wants a marker alias that whoever gives the hold up removes first: a copy that slept cannot switch too late.
 //! - Then the record names the new live index, with the head as its *floor*: all up to there can be found in it.

@@ -12,8 +12,10 @@
 //! and as versions only go up, all of it may be written again.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use shared::backoff::Backoff;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -134,6 +136,26 @@ impl<T: Send + 'static> Lanes<T> {
             self.turn().await;
         }
         self.outcomes.pop_front()
+    }
+
+    /// Waits for something else; documents go on meanwhile, those in the open bulk, too, once there is room for it.
+    pub async fn beside<O>(&mut self, other: impl Future<Output = O>) -> O {
+        let mut other = pin!(other);
+        // What is there at once is no reason for a small bulk.
+        if let Some(done) = (&mut other).now_or_never() {
+            return done;
+        }
+        loop {
+            // What was refused and waits has the room before what is new.
+            if self.travelling.len() + self.waiting.len() < self.pace.in_flight() {
+                self.close();
+            }
+            let moves = !self.travelling.is_empty() || !self.waiting.is_empty();
+            tokio::select! {
+                done = &mut other => return done,
+                () = self.turn(), if moves => {}
+            }
+        }
     }
 
     /// Closes the open bulk, and lets it travel where there is room.

@@ -18,10 +18,13 @@ use std::time::Duration;
 use proto::v1::StreamCategory;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::index::{Index, IndexError, Put, Record, Stamp};
 use crate::subscription::Mark;
+use crate::task::unwound;
 
 mod share;
 mod record;
@@ -135,6 +138,18 @@ pub struct Leases {
     ranges: Vec<Tenure>,
     due: Instant,
     ends: watch::Sender<Ends>,
+    /// The write of checkpoints under way.
+    saving: JoinSet<Written>,
+    /// The last ones were not stored.
+    unsaved: bool,
+}
+
+/// What became of records that were written.
+struct Written {
+    /// When they were sent.
+    sent: Instant,
+    records: Vec<(usize, RangeRecord)>,
+    outcomes: Result<Vec<Result<Stamp, IndexError>>, IndexError>,
 }
 
 /// Until when a copy may project each range.
@@ -205,8 +220,19 @@ impl Leases {
         });
         let ranges = tenures.collect::<Result<Vec<_>, TakenOver>>().map_err(LeaseError::from)?;
         let store_id = ranges[0].record.store_id.clone();
-        let ends = watch::Sender::default();
-        Ok(Self { place, me: me.to_owned(), times, ids, store_id, forgot: 0, ranges, due: now, ends })
+        Ok(Self {
+            place,
+            me: me.to_owned(),
+            times,
+            ids,
+            store_id,
+            forgot: 0,
+            ranges,
+            due: now,
+            ends: watch::Sender::default(),
+            saving: JoinSet::new(),
+            unsaved: false,
+        })
     }
 
     /// The store whose events the index holds.
@@ -272,6 +298,7 @@ impl Leases {
     /// # Errors
     /// [`LeaseError`].
     pub async fn round(&mut self, standings: &Standings) -> Result<(), LeaseError> {
+        self.settle().await;
         let looked = self.look().await?;
         self.due = looked + self.times.look;
         let share::Plan { take, ask } = share::plan(&self.me, &self.views(looked));
@@ -306,17 +333,46 @@ impl Leases {
         (0..RANGES).any(|range| self.moved(range, standings))
     }
 
-    /// Stores how far the ranges are that this copy projects. Where a lease was lost, its checkpoint stays as it is.
+    /// Begins to store how far the ranges are that this copy projects, unless that is under way; after a failure it is waited for, so
+    /// that nobody seems to get on meanwhile. Where a lease was lost, its checkpoint stays as it is.
     ///
     /// # Errors
-    /// [`LeaseError`].
+    /// [`LeaseError`], perhaps of the time before.
     pub async fn save(&mut self, standings: &Standings) -> Result<(), LeaseError> {
+        if let Some(written) = self.saving.try_join_next() {
+            self.saved(unwound(written))?;
+        }
         let moved = (0..RANGES).filter(|range| self.moved(*range, standings));
-        let writes = moved.map(|range| {
+        let records = moved.map(|range| {
             let record = self.ranges[range].record.clone().at(standings[range]);
             (range, record.left_to(&self.me))
         });
-        self.write(writes.collect()).await
+        let records: Vec<_> = records.collect();
+        if records.is_empty() || !self.saving.is_empty() {
+            return Ok(());
+        }
+        let write = self.send(records);
+        if self.unsaved {
+            let written = write.await;
+            return self.saved(written);
+        }
+        self.saving.spawn(write.in_current_span());
+        Ok(())
+    }
+
+    fn saved(&mut self, written: Written) -> Result<(), LeaseError> {
+        let outcome = self.book(written);
+        self.unsaved = outcome.is_err();
+        outcome
+    }
+
+    /// Waits until no checkpoints are on their way. Those that were not stored are tried again, with whatever is written next.
+    async fn settle(&mut self) {
+        while let Some(written) = self.saving.join_next().await {
+            if let Err(error) = self.saved(unwound(written)) {
+                tracing::warn!(index = self.place.live.name, %error, "checkpoints not stored");
+            }
+        }
     }
 
     /// Says in the ranges of this copy that it applies nothing while this hold lasts, and how far they are.
@@ -324,6 +380,7 @@ impl Leases {
     /// # Errors
     /// [`LeaseError`].
     pub async fn stop_for(&mut self, hold: &str, standings: &Standings) -> Result<(), LeaseError> {
+        self.settle().await;
         let moving = |range: &usize| {
             let Tenure { renewed, record, .. } = &self.ranges[*range];
             renewed.is_some() && record.held != hold
@@ -346,6 +403,7 @@ impl Leases {
     /// # Errors
     /// [`LeaseError`].
     pub async fn release(&mut self, standings: &Standings) -> Result<(), LeaseError> {
+        self.settle().await;
         let held = (0..RANGES).filter(|range| self.ranges[*range].renewed.is_some());
         let writes = held.map(|range| {
             let record = self.ranges[range].record.clone();
@@ -397,20 +455,34 @@ impl Leases {
         Ok(asked)
     }
 
-    async fn write(&mut self, writes: Vec<(usize, RangeRecord)>) -> Result<(), LeaseError> {
-        if writes.is_empty() {
+    async fn write(&mut self, records: Vec<(usize, RangeRecord)>) -> Result<(), LeaseError> {
+        if records.is_empty() {
             return Ok(());
         }
-        let sent = Instant::now();
+        let written = self.send(records).await;
+        self.book(written)
+    }
+
+    /// Writes records where they are still as they were seen.
+    fn send(&self, records: Vec<(usize, RangeRecord)>) -> impl Future<Output = Written> + use<> {
         let put = |(range, record): &(usize, RangeRecord)| Put {
             id: self.ids[*range].clone(),
             seen: Some(self.ranges[*range].stamp),
             value: record.clone(),
         };
-        let puts: Vec<_> = writes.iter().map(put).collect();
-        let outcomes = self.place.index.put_all(&self.place.control, &puts).await?;
+        let puts: Vec<_> = records.iter().map(put).collect();
+        let (index, control) = (self.place.index.clone(), self.place.control.clone());
+        async move {
+            let sent = Instant::now();
+            let outcomes = index.put_all(&control, &puts).await;
+            Written { sent, records, outcomes }
+        }
+    }
+
+    /// Takes over what was written.
+    fn book(&mut self, Written { sent, records, outcomes }: Written) -> Result<(), LeaseError> {
         let mut failure = None;
-        for ((range, record), outcome) in writes.into_iter().zip(outcomes) {
+        for ((range, record), outcome) in records.into_iter().zip(outcomes?) {
             let tenure = &mut self.ranges[range];
             match outcome {
                 Ok(stamp) => {

@@ -177,7 +177,7 @@ impl<P: Projection> Target<P> {
         }
         let streams = &self.course.batch(number).streams;
         let keys: Vec<_> = places.iter().map(|place| &*streams[*place].key).collect();
-        let documents = self.documents.read(&keys).await?;
+        let documents = self.lanes.beside(self.documents.read(&keys)).await?;
         for (place, document) in places.drain(..).zip(documents) {
             self.fold_stream(number, place, document).await?;
         }

@@ -158,12 +158,12 @@ impl<P: Projection> Running<P> {
         }
     }
 
-    /// Whether another batch may begin. While one is under way only a full one does, and none where leases are to be looked after,
-    /// which needs everything to be stored.
+    /// Whether another batch may begin: none between a round of leases and the look at what follows from it. While one is under way
+    /// only a full one does, and none where leases are to be looked after.
     fn takes_another(&self) -> bool {
         let course = &self.target.course;
         let full = || self.readers.is_full(&self.target.tools.limits);
-        course.is_empty() || (course.has_room() && full() && !self.must_look())
+        !self.renewed && (course.is_empty() || (course.has_room() && full() && !self.must_look()))
     }
 
     /// Whether the leases, or what follows from them, are to be looked after.
@@ -308,27 +308,12 @@ impl<P: Projection> Running<P> {
 
     /// Looks after leases, checkpoints and refreshes, where due.
     async fn tend(&mut self) -> Result<(), Trouble> {
-        // Nothing that was taken from the readers may wait to be applied then.
-        if self.target.course.is_empty() && self.must_look() {
-            if self.leases.due() <= Instant::now() {
-                self.leases.round(&self.target.progress.snapshot().standings()).await?;
-            }
-            self.renewed = false;
-            // After the round and before anything is applied or told: whoever took a range knows of a hold then.
-            let indices = self.target.tools.feeds.look().await?;
-            if indices.mends != self.mends {
-                // Some of them were wrong.
-                self.target.documents.forget_all();
-                self.leases.say_forgotten(indices.mends);
-                self.mends = indices.mends;
-            }
-            match indices.hold_of(self.target.progress.index()) {
-                Some(hold) => self.stop_for(hold).await?,
-                None => self.arrange().await?,
-            }
+        if self.must_look() {
+            self.look().await?;
         }
         if self.checkpointed.elapsed() >= CHECKPOINT_EVERY {
-            self.save().await?;
+            self.leases.save(&self.target.progress.snapshot().standings()).await?;
+            self.checkpointed = Instant::now();
         }
         let snapshot = self.target.progress.snapshot();
         if snapshot.is_dirty() && self.refreshed.elapsed() >= refresh_every(&snapshot) {
@@ -336,6 +321,42 @@ impl<P: Projection> Running<P> {
             self.refreshed = Instant::now();
         }
         Ok(())
+    }
+
+    /// Renews the leases, where due, and looks after what follows from them. What changes what this copy reads, or how, waits until
+    /// everything that was taken from the readers is applied: until then it is looked at again after each batch.
+    async fn look(&mut self) -> Result<(), Trouble> {
+        let Target { tools, progress, lanes, .. } = &mut self.target;
+        if self.leases.due() <= Instant::now() {
+            lanes.beside(self.leases.round(&progress.snapshot().standings())).await?;
+            self.renewed = true;
+        }
+        // After the round and before anything of a range is applied or told that was taken in it: its owner knows of a hold then.
+        let indices = lanes.beside(tools.feeds.look()).await?;
+        let hold = indices.hold_of(progress.index());
+        let news = hold.is_some()
+            || indices.mends != self.mends
+            || self.leases.held() != self.arranged
+            || self.looks_at_parked();
+        if news && !self.target.course.is_empty() {
+            return Ok(());
+        }
+        self.renewed = false;
+        if indices.mends != self.mends {
+            // Some of them were wrong.
+            self.target.documents.forget_all();
+            self.leases.say_forgotten(indices.mends);
+            self.mends = indices.mends;
+        }
+        match hold {
+            Some(hold) => self.stop_for(hold).await,
+            None => self.arrange().await,
+        }
+    }
+
+    /// Whether the records of parked streams are looked at after this round of leases.
+    fn looks_at_parked(&self) -> bool {
+        (self.rounds + 1).is_multiple_of(PARKED_EVERY)
     }
 
     /// Begins a refresh, unless one is under way: documents go on meanwhile.
@@ -366,7 +387,8 @@ impl<P: Projection> Running<P> {
         Ok(self.leases.stop_for(hold, &self.target.progress.snapshot().standings()).await?)
     }
 
-    /// Reads what this copy has the leases of, tells what the others have recorded, and looks after parked streams.
+    /// Reads what this copy has the leases of, tells what the others have recorded, and looks after parked streams. Readers that are
+    /// about to become one do so once nothing is under way.
     async fn arrange(&mut self) -> Result<(), Trouble> {
         self.holding = false;
         let held = self.leases.held();
@@ -377,21 +399,17 @@ impl<P: Projection> Running<P> {
             let ranges = held.iter().filter(|held| **held).count();
             tracing::info!(projection = P::NAME, ranges, of = RANGES, "slices shared");
         }
-        let progress = &self.target.progress;
-        progress.shared(held, &self.leases.recorded(), self.leases.owners());
-        self.readers.arrange(held, &progress.snapshot().standings());
+        let Target { progress, course, .. } = &self.target;
+        progress.shared(held, &self.leases.recorded(), self.leases.owners(), course.is_empty());
+        if course.is_empty() {
+            self.readers.arrange(held, &progress.snapshot().standings());
+        }
         self.arranged = held;
+        let parked = self.looks_at_parked();
         self.rounds += 1;
-        if self.rounds.is_multiple_of(PARKED_EVERY) {
+        if parked {
             self.target.tend_parking().await?;
         }
-        Ok(())
-    }
-
-    /// Brings the checkpoints up to what is applied.
-    async fn save(&mut self) -> Result<(), Trouble> {
-        self.leases.save(&self.target.progress.snapshot().standings()).await?;
-        self.checkpointed = Instant::now();
         Ok(())
     }
 

@@ -52,7 +52,7 @@ pub(super) async fn fill<P: Projection>(session: &Session, limits: &Limits) -> R
     let mut pace = Pace::new(rebuild.max_streams_per_second);
     let mut skip = rebuild.beyond;
     let mut spells = Spells::new(subject.demand.clone());
-    while let Some(page) = scan.next().await? {
+    while let Some(page) = filling.lanes.beside(scan.next()).await? {
         filling.meter.expect(page.estimated_streams);
         for (number, stream) in page.streams.into_iter().enumerate() {
             demand::step(number).await;
@@ -129,7 +129,8 @@ impl Filling {
     async fn store(&mut self, session: &Session) -> Result<(), Stop> {
         self.stand();
         if self.stored.elapsed() >= STORE_EVERY {
-            session.save(|rebuild| self.meter.tell(rebuild, self.parking.len())).await?;
+            let Self { lanes, meter, parking, .. } = self;
+            lanes.beside(session.save(|rebuild| meter.tell(rebuild, parking.len()))).await?;
             self.stored = Instant::now();
         }
         Ok(())

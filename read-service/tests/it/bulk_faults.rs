@@ -9,8 +9,8 @@ use local::process::kill_group;
 use local::testing;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use read_service::index::Index;
-use read_service::lanes::Bounds;
+use read_service::index::{Bulk, Index, ItemOutcome};
+use read_service::lanes::{Bounds, Lanes};
 use read_service::projection::{Orders, Projection as _};
 use read_service::projector::{Limits, Projector, State, Step};
 use serde_json::json;
@@ -250,4 +250,33 @@ async fn a_node_that_is_killed_or_stands_still_is_waited_for() {
     assert_eq!(orders.progress().snapshot().parked_streams, 0);
     kill_group(server.identity().unwrap());
     run.close();
+}
+
+#[tokio::test]
+async fn documents_travel_while_something_else_is_awaited() {
+    let scene = Scene::begin("beside").await;
+    let bounds = Bounds { most_documents: 2, in_flight: 1, ..SMALL };
+    let target = scene.search.name("orders-v1-1");
+    let mut lanes = Lanes::new(Index::new(&scene.proxy.url).unwrap(), target.clone(), "orders", bounds);
+    scene.proxy.next([Fault::Stall]);
+    for new in ["a", "b", "c"] {
+        let document = scene.history.folded::<Orders>(&key(0));
+        let write = |new: &&str, bulk: &mut Bulk| bulk.index(new, 1, &document, &Orders::search(&document));
+        timeout(DEADLINE, lanes.put(new, write)).await.unwrap();
+    }
+    // The first two travel and are not answered; the third is alone in the open bulk.
+    let other = async {
+        testing::until(DEADLINE, "the bulk stands", async || (scene.proxy.left() == 0).then_some(())).await;
+        testing::until(DEADLINE, "the third arrives", async || {
+            scene.proxy.go_on();
+            scene.search.document::<Orders>("c").await
+        })
+        .await;
+    };
+    timeout(DEADLINE, lanes.beside(other)).await.unwrap();
+    let mut outcomes = Vec::new();
+    while let Some(outcome) = timeout(DEADLINE, lanes.next()).await.unwrap() {
+        outcomes.push(outcome);
+    }
+    assert_eq!(outcomes, ["a", "b", "c"].map(|new| (new, ItemOutcome::Applied)));
 }

@@ -110,16 +110,18 @@ impl IndexProgress {
         });
     }
 
-    /// What the records say: which ranges this copy projects, how far the others are, and who owns them.
+    /// What the records say: which ranges this copy projects, how far the others are, and who owns them; `idle` says that no
+    /// document is about to change.
     pub(in crate::projector) fn shared(
         &self,
         held: [bool; RANGES],
         recorded: &Standings,
         owners: Vec<Owner>,
+        idle: bool,
     ) {
         let epoch = self.next_epoch();
         self.change(|snapshot| {
-            if snapshot.writing || snapshot.held != held {
+            if idle && (snapshot.writing || snapshot.held != held) {
                 (snapshot.epoch, snapshot.writing) = (epoch, false);
             }
             for (range, recorded) in recorded.iter().enumerate() {
@@ -148,9 +150,9 @@ impl IndexProgress {
             snapshot.owners = owners.into();
             snapshot.recount();
             // A copy that projects nothing hears of the head from the others only.
-            let idle = !held.contains(&true) && snapshot.state == State::CatchingUp;
+            let onlooker = !held.contains(&true) && snapshot.state == State::CatchingUp;
             let told = recorded.iter().all(|range| range.as_of > 0);
-            if idle && told && snapshot.applied_position >= snapshot.head_position {
+            if onlooker && told && snapshot.applied_position >= snapshot.head_position {
                 snapshot.state = State::Live;
             }
         });

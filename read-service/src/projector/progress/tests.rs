@@ -28,7 +28,7 @@ fn open(progress: &IndexProgress, own: i64, others: Standing) {
     progress.opened("s", &recorded, 0);
     let mut held = [true; RANGES];
     held[RANGES - 1] = false;
-    progress.shared(held, &recorded, vec![]);
+    progress.shared(held, &recorded, vec![], true);
 }
 
 fn recorded(position: i64, as_of: i64) -> Standing {
@@ -96,7 +96,7 @@ fn an_answer_includes_only_what_all_copies_have_recorded() {
     // The other copy goes on, but what it wrote is not visible yet.
     let further = Standing { visible: 6, visible_as_of: 99 * SECOND, ..recorded(7, 100 * SECOND) };
     let held = progress.snapshot().held;
-    progress.shared(held, &[further; RANGES], vec![]);
+    progress.shared(held, &[further; RANGES], vec![], true);
     assert_eq!((progress.snapshot().applied_position, progress.snapshot().visible_position), (7, 6));
     assert_lag(&progress, 0.0, 1.0);
     // A refresh by any copy shows the writes of all.
@@ -115,7 +115,7 @@ fn a_range_that_is_taken_over_is_no_further_than_its_record() {
     let (progress, _) = progress();
     open(&progress, 9, recorded(4, 100 * SECOND));
     let further = Standing { visible: 5, visible_as_of: 90 * SECOND, ..recorded(6, 95 * SECOND) };
-    progress.shared([true; RANGES], &[further; RANGES], vec![]);
+    progress.shared([true; RANGES], &[further; RANGES], vec![], true);
     let snapshot = progress.snapshot();
     assert_eq!((snapshot.applied_position, snapshot.visible_position), (6, 5));
     assert!(snapshot.is_dirty(), "its last documents may lack a refresh");
@@ -131,17 +131,19 @@ fn documents_are_settled_while_only_this_copy_could_change_them_and_does_not() {
     assert_eq!(settled(RANGES - 1), None, "another copy projects it");
     progress.unsettled();
     assert_eq!(settled(0), None);
+    let held = progress.snapshot().held;
+    progress.shared(held, &[recorded(9, 200 * SECOND); RANGES], vec![], false);
+    assert_eq!(settled(0), None, "it is still being changed");
     stored(&progress, 3, 90 * SECOND, None);
     let after = settled(0);
     assert!(after.is_some() && after != before);
-    let held = progress.snapshot().held;
-    progress.shared(held, &[recorded(9, 200 * SECOND); RANGES], vec![]);
+    progress.shared(held, &[recorded(9, 200 * SECOND); RANGES], vec![], true);
     assert_eq!(settled(0), after);
-    progress.shared([true; RANGES], &[recorded(9, 200 * SECOND); RANGES], vec![]);
+    progress.shared([true; RANGES], &[recorded(9, 200 * SECOND); RANGES], vec![], true);
     assert!(settled(0).is_some() && settled(0) != after, "documents of the other copy are this one's now");
     // A batch that was given up may have changed something.
     progress.unsettled();
-    progress.shared([true; RANGES], &[recorded(9, 200 * SECOND); RANGES], vec![]);
+    progress.shared([true; RANGES], &[recorded(9, 200 * SECOND); RANGES], vec![], true);
     assert!(settled(0).is_some() && settled(0) != before);
 }
 
