@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use proto::v1::StreamCategory;
 use serde_json::Value;
 use thiserror::Error;
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -114,7 +114,7 @@ impl<P: Projection> Comparison<P> {
     }
 
     /// Compares all streams of a scan with their documents, page by page in its order, those that `whole` chooses. Pages are compared
-    /// while the caller is busy with one, none while `spells` rest; dropping it ends that.
+    /// while the caller is busy with one, one alone while questions are asked, and none while `spells` rest; dropping it ends that.
     pub fn sights(
         self: Arc<Self>,
         scan: Scan,
@@ -123,22 +123,22 @@ impl<P: Projection> Comparison<P> {
     ) -> impl Stream<Item = Result<(Page, Sight), CompareError>> {
         // Read by pages under way, written to while none may be.
         let rests = Arc::new(RwLock::new(()));
-        let works = Arc::clone(&rests);
         let pages = stream::try_unfold((scan, spells), move |(mut scan, mut spells)| {
             let rests = Arc::clone(&rests);
             async move {
-                if spells.is_over() {
+                if spells.is_disturbing() {
                     let _alone = rests.write().await;
                     spells.rest().await;
                 }
-                Ok::<_, CompareError>(scan.next().await?.map(|page| (page, (scan, spells))))
+                let page = scan.next().await?;
+                let works = rests.read_owned().await;
+                Ok::<_, CompareError>(page.map(|page| ((page, works), (scan, spells))))
             }
         });
-        let sighted = move |page: Page| {
+        let sighted = move |(page, works): (Page, OwnedRwLockReadGuard<()>)| {
             let (comparison, whole) = (self.clone(), whole.clone());
-            let works = Arc::clone(&works);
             let sight = async move {
-                let _works = works.read().await;
+                let _works = works;
                 let sight = comparison.sight(&page.streams, whole).await?;
                 Ok((page, sight))
             };

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 /// How long a question counts after its answer.
 const RECENT: Duration = Duration::from_millis(100);
-/// Work between two rests: as short as what a question may wait for without being noticed.
+/// Shortest work between two rests that is worth ending what is under way: a question may wait for it without being noticed.
 const SPELL: Duration = Duration::from_millis(10);
 /// Longest rest: what took longer waited for something else.
 const LONGEST: Duration = Duration::from_millis(500);
@@ -94,7 +94,16 @@ impl Spells {
     }
 
     fn is_over_at(&mut self, now: Instant) -> bool {
-        if self.demand.rest == 0 || now < self.since + SPELL {
+        now >= self.since + SPELL && self.is_disturbing_at(now)
+    }
+
+    /// Whether questions are asked for which it shall rest now and then; where none are, work until now does not count.
+    pub fn is_disturbing(&mut self) -> bool {
+        self.is_disturbing_at(Instant::now())
+    }
+
+    fn is_disturbing_at(&mut self, now: Instant) -> bool {
+        if self.demand.rest == 0 {
             return false;
         }
         let asked = self.demand.is_there(now);
