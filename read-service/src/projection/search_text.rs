@@ -12,26 +12,24 @@ use std::collections::HashSet;
 use super::OrderDocument;
 use crate::text;
 
+/// Bytes of a word with its space, rather too few: so the set of words does not have to grow.
+const WORD: usize = 4;
+
 /// The field `search` of this order: folded words, separated by single spaces.
 #[must_use]
 pub fn of_order(order: &OrderDocument) -> String {
-    let mut texts = HashSet::new();
-    let mut words = HashSet::new();
-    let mut search = String::new();
+    let mut folded = String::new();
     let lines = order.lines.iter().map(|line| line.product_name.as_str());
     for text in [order.reference.as_str(), order.customer_name.as_str()].into_iter().chain(lines) {
-        if !texts.insert(text) {
-            continue;
+        text::fold_onto(&mut folded, text);
+    }
+    let mut words = HashSet::with_capacity(folded.len() / WORD);
+    let mut search = String::with_capacity(folded.len());
+    for word in folded.split(' ').filter(|word| words.insert(*word)) {
+        if !search.is_empty() {
+            search.push(' ');
         }
-        for word in text::words(text) {
-            if !words.contains(&word.folded) {
-                if !search.is_empty() {
-                    search.push(' ');
-                }
-                search.push_str(&word.folded);
-                words.insert(word.folded);
-            }
-        }
+        search.push_str(word);
     }
     search
 }
