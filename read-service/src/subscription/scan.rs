@@ -73,10 +73,15 @@ impl Scan {
 
     fn page(&mut self, message: ScanResponse) -> Page {
         let mut streams: Vec<WholeStream> = self.pending.take().into_iter().collect();
-        for event in message.events {
+        let same = |one: &RecordedEvent, next: &RecordedEvent| one.stream_key == next.stream_key;
+        let lengths: Vec<_> = message.events.chunk_by(same).map(<[_]>::len).collect();
+        let mut events = message.events.into_iter();
+        for length in lengths {
+            // An event is large: each is moved once.
+            let events: Vec<_> = events.by_ref().take(length).collect();
             match streams.last_mut() {
-                Some(last) if last.key == event.stream_key => last.events.push(event),
-                _ => streams.push(WholeStream { key: event.stream_key.clone(), events: vec![event] }),
+                Some(last) if last.key == events[0].stream_key => last.events.extend(events),
+                _ => streams.push(WholeStream { key: events[0].stream_key.clone(), events }),
             }
         }
         if message.continued {
