@@ -1,7 +1,6 @@
 //! Names of customers and products that were changed: with the tokens of the changes every question at every copy shows them, whoever
 //! projects them, and whichever index they come from.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use local::testing;
@@ -161,22 +160,6 @@ async fn rebuilt(world: &World, projection: &str) {
     assert_eq!(last.as_ref().unwrap().state(), State::Succeeded, "{last:?}");
 }
 
-/// Waits until slices of customers and of products are shared by so many copies.
-async fn shared_by(world: &World, copies: usize) {
-    testing::until(PATIENCE, "the slices are shared", async || {
-        let told = world.admin().list_projections(ListProjectionsRequest {}).await.ok()?.into_inner();
-        let owned = |projection: &Projection| {
-            let owners: HashSet<_> = projection.owners.iter().map(|owner| &owner.owner).collect();
-            let all =
-                projection.owners.iter().map(|owner| owner.last_slice - owner.first_slice + 1).sum::<i32>();
-            owners.len() == copies && all == i32::from(proto::slice::COUNT)
-        };
-        let mut named = told.projections.iter().filter(|told| PROJECTIONS.contains(&told.name.as_str()));
-        named.all(owned).then_some(())
-    })
-    .await;
-}
-
 /// A pair with a second copy of the read service, and what is renamed.
 async fn two_copies() -> (World, Running, Vec<Named>) {
     let world = World::start().await;
@@ -211,21 +194,21 @@ async fn a_new_name_is_seen_at_every_copy_whoever_projects_it() {
     let copies = [world.queries(), second.queries()];
     let (done, over) = (AtomicUsize::new(0), CancellationToken::new());
     let owners = async {
-        shared_by(&world, 2).await;
+        world.shared_by(&PROJECTIONS, 2).await;
         go_on(&done, all.len()).await;
         let leaving = world.another_read(&world.paths()).await;
-        shared_by(&world, 3).await;
+        world.shared_by(&PROJECTIONS, 3).await;
         go_on(&done, all.len()).await;
         leaving.stop().await;
-        shared_by(&world, 2).await;
+        world.shared_by(&PROJECTIONS, 2).await;
         go_on(&done, all.len()).await;
         let doomed: Running = world.doomed_read().await;
-        shared_by(&world, 3).await;
+        world.shared_by(&PROJECTIONS, 3).await;
         go_on(&done, all.len()).await;
         doomed.kill();
         // All ranges, so those of the killed one, too.
         go_on(&done, all.len()).await;
-        shared_by(&world, 2).await;
+        world.shared_by(&PROJECTIONS, 2).await;
         go_on(&done, all.len()).await;
         over.cancel();
     };

@@ -1,5 +1,6 @@
 //! The pair on free ports, over a database and indices of its own.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use clap::Parser;
@@ -278,6 +279,21 @@ impl World {
         let consistency = Some(Consistency { tokens: vec![token.into()], ..Default::default() });
         let request = GetOrderRequest { order_id: order_id.into(), consistency, ..Default::default() };
         Ok(self.queries().get_order(request).await?.into_inner())
+    }
+
+    /// Waits until the slices of each of these projections are shared by so many copies.
+    pub async fn shared_by(&self, projections: &[&str], copies: usize) {
+        testing::until(PATIENCE, "the slices are shared", async || {
+            let told = self.admin().list_projections(ListProjectionsRequest {}).await.ok()?.into_inner();
+            let owned = |projection: &Projection| {
+                let owners: HashSet<_> = projection.owners.iter().map(|owner| &owner.owner).collect();
+                let slices = projection.owners.iter().map(|owner| owner.last_slice - owner.first_slice + 1);
+                owners.len() == copies && slices.sum::<i32>() == i32::from(proto::slice::COUNT)
+            };
+            let mut named = told.projections.iter().filter(|told| projections.contains(&told.name.as_str()));
+            named.all(owned).then_some(())
+        })
+        .await;
     }
 
     /// Waits until searches include everything stored so far.
