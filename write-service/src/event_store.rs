@@ -106,7 +106,7 @@ impl EventStore {
     /// A way to append, on a connection of its own.
     #[must_use]
     pub fn writer(&self) -> Writer {
-        Writer::new(self.pool.connect_options())
+        Writer::new(&self.pool.connect_options())
     }
 
     /// Events `from_version` to `to_version` (0: to the end) of a stream, in order, with their positions.

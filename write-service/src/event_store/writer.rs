@@ -1,7 +1,6 @@
 //! Appends: whole batches, one statement, on a connection that does nothing else.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -20,12 +19,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 /// Appends on a connection of its own, which it makes when it needs one. A pool would cost each batch a round trip more.
 #[derive(Debug)]
 pub struct Writer {
-    options: Arc<PgConnectOptions>,
+    options: PgConnectOptions,
     connection: Option<PgConnection>,
 }
 
 impl Writer {
-    pub(super) fn new(options: Arc<PgConnectOptions>) -> Self {
+    pub(super) fn new(options: &PgConnectOptions) -> Self {
+        // Of its own accord PostgreSQL plans each batch anew: that there are few appends makes such a plan seem cheaper than one for
+        // any number, and planning takes three times as long as storing them. The plan for any number is right for all: it hashes
+        // what it joins and looks predecessors up by their key.
+        let options = options.clone().options([("plan_cache_mode", "force_generic_plan")]);
         Self { options, connection: None }
     }
 
