@@ -1,7 +1,8 @@
-//! Tokens that are not reached: that is told as was asked.
+//! Tokens that are not reached: that is told as was asked. Tokens that are, while a refresh takes long.
 
 use std::time::{Duration, Instant};
 
+use local::testing;
 use proto::reason::Reason;
 use proto::token::ConsistencyToken;
 use proto::v1::consistency::OnStale;
@@ -12,6 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
+use crate::turnstile::{Turnstile, Wanted};
 use crate::world::{World, create};
 
 type Queries = OrderQueryServiceClient<Channel>;
@@ -89,5 +91,45 @@ async fn a_token_that_is_not_reached_is_told_as_was_asked() {
             assert_eq!(waited, on_stale == OnStale::Unspecified, "{category:?} {on_stale:?}: {took:?}");
             assert!(took < second, "{category:?} {on_stale:?}: {took:?}");
         }
+    }
+}
+
+/// A list that includes the order.
+async fn listed(queries: &Queries, receipt: &OrderReceipt) -> bool {
+    let tokens = vec![receipt.consistency_token.clone()];
+    let consistency = Some(Consistency { tokens, ..Default::default() });
+    let request = ListOrdersRequest { consistency, ..Default::default() };
+    let list = queries.clone().list_orders(request).await.unwrap().into_inner();
+    list.orders.iter().any(|order| order.order_id == receipt.order_id)
+}
+
+#[tokio::test]
+async fn orders_are_stored_while_a_refresh_takes_long() {
+    let elasticsearch = testing::elasticsearch().await.unwrap();
+    let turnstile = Turnstile::before(elasticsearch.trim_start_matches("http://").to_owned()).await;
+    let world = World::start_on(format!("http://{}", turnstile.address)).await;
+    let early = world.create(create(1)).await;
+    world.settle().await;
+    turnstile.hold(Wanted {
+        begins: format!("POST /{}/_refresh", world.index("orders")),
+        contains: String::new(),
+        after: 0,
+        done: false,
+    });
+    let queries = world.queries();
+    let asked = tokio::spawn(async move { listed(&queries, &early).await });
+    turnstile.holds().await;
+    let mut orders = Vec::new();
+    for quantity in 1..5 {
+        let order = world.create(create(quantity)).await;
+        let found = world.order(&order.order_id, &order.consistency_token).await.unwrap();
+        assert!(found.order.is_some());
+        orders.push(order);
+    }
+    assert!(turnstile.is_held() && !asked.is_finished(), "the refresh was not held");
+    turnstile.let_go();
+    assert!(asked.await.unwrap());
+    for order in orders {
+        assert!(listed(&world.queries(), &order).await, "{} is not found", order.order_id);
     }
 }

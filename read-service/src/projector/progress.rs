@@ -58,6 +58,32 @@ struct Refreshes {
     begun: u64,
     ended: u64,
     outcome: Result<(), IndexError>,
+    under_way: bool,
+}
+
+impl Refreshes {
+    fn number_under_way(&self) -> Option<u64> {
+        self.under_way.then_some(self.begun)
+    }
+}
+
+/// A refresh under way, until it is dropped.
+struct UnderWay<'a>(&'a watch::Sender<Refreshes>);
+
+impl<'a> UnderWay<'a> {
+    fn begin(refreshes: &'a watch::Sender<Refreshes>) -> Self {
+        refreshes.send_modify(|refreshes| {
+            refreshes.begun += 1;
+            refreshes.under_way = true;
+        });
+        Self(refreshes)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|refreshes| refreshes.under_way = false);
+    }
 }
 
 impl Progress {
@@ -74,7 +100,12 @@ impl Progress {
             all: Mutex::default(),
             epochs: AtomicU64::new(0),
             awaited: Awaited::default(),
-            refreshes: watch::Sender::new(Refreshes { begun: 0, ended: 0, outcome: Ok(()) }),
+            refreshes: watch::Sender::new(Refreshes {
+                begun: 0,
+                ended: 0,
+                outcome: Ok(()),
+                under_way: false,
+            }),
             turn: tokio::sync::Mutex::new(()),
         }))
     }
@@ -191,8 +222,8 @@ impl Progress {
                 return refreshes.outcome.clone();
             }
         }
-        let number = self.0.refreshes.borrow().begun + 1;
-        self.0.refreshes.send_modify(|refreshes| refreshes.begun = number);
+        let under_way = UnderWay::begin(&self.0.refreshes);
+        let number = self.0.refreshes.borrow().begun;
         let live = self.shown();
         let applied = live.begin_refresh();
         // What queries ask: should another index become live in between, that one is as wanted.
@@ -202,7 +233,16 @@ impl Progress {
             refreshes.ended = number;
             refreshes.outcome.clone_from(&outcome);
         });
+        drop(under_way);
         outcome
+    }
+
+    /// Waits until the refresh that is under way, if any, is over.
+    async fn refreshed(&self) {
+        let mut refreshes = self.0.refreshes.subscribe();
+        let Some(number) = refreshes.borrow().number_under_way() else { return };
+        // It is never closed while this is there.
+        refreshes.wait_for(|refreshes| refreshes.number_under_way() != Some(number)).await.ok();
     }
 
     /// Sets the gauges of this projection.

@@ -30,6 +30,9 @@ const REFRESH_BEHIND: Duration = Duration::from_secs(5);
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
 /// How long a batch that is not full waits for events that are known to follow.
 const GATHER_WAIT: Duration = Duration::from_millis(20);
+/// How long a batch waits for the refresh that is under way, which cannot show it any more: one bulk and one refresh in turn take
+/// less of Elasticsearch than side by side, and what is shown then is more (ceiling, read side, commit to visible).
+const REFRESH_WAIT: Duration = Duration::from_millis(50);
 /// Rounds of leases between two looks at the records of parked streams.
 const PARKED_EVERY: u32 = 10;
 /// Longest wait for events.
@@ -174,25 +177,47 @@ impl<P: Projection> Running<P> {
     /// The next batch; `None` where there is nothing to apply until something else is due.
     async fn gather(&mut self) -> Result<Option<Batch>, Trouble> {
         let mut until = self.next_due();
-        let progress = &self.target.progress;
         while !self.readers.is_whole(&self.target.tools.limits) {
-            let Ok(heard) = timeout_at(until, self.readers.next()).await else { break };
-            let Heard { ranges, head, what } = heard?;
-            match what {
-                What::Events(oldest) => {
-                    progress.received(ranges, oldest, head);
-                    until = until.min(Instant::now() + GATHER_WAIT);
-                }
-                What::Nothing { through, as_of } => progress.stands(ranges, through, head, as_of),
-                What::NothingNew => {}
-                What::Interrupted(error) => {
-                    if progress.waiting(&error.to_string()) {
-                        tracing::warn!(projection = P::NAME, %error, "feed interrupted");
-                    }
+            let Ok(heard) = timeout_at(until, self.readers.next()).await else {
+                return Ok(self.readers.take(P::NAME));
+            };
+            if self.hear(heard?) {
+                until = until.min(Instant::now() + GATHER_WAIT);
+            }
+        }
+        let until = self.next_due().min(Instant::now() + REFRESH_WAIT);
+        let progress = self.target.progress.clone();
+        let mut refreshed = pin!(timeout_at(until, progress.refreshed()));
+        while !self.readers.is_full(&self.target.tools.limits) {
+            tokio::select! {
+                biased;
+                _ = &mut refreshed => break,
+                heard = self.readers.next() => {
+                    self.hear(heard?);
                 }
             }
         }
         Ok(self.readers.take(P::NAME))
+    }
+
+    /// Tells what the feed said while nothing is under way. True where it gave events.
+    fn hear(&self, heard: Heard) -> bool {
+        let progress = &self.target.progress;
+        let Heard { ranges, head, what } = heard;
+        match what {
+            What::Events(oldest) => {
+                progress.received(ranges, oldest, head);
+                return true;
+            }
+            What::Nothing { through, as_of } => progress.stands(ranges, through, head, as_of),
+            What::NothingNew => {}
+            What::Interrupted(error) => {
+                if progress.waiting(&error.to_string()) {
+                    tracing::warn!(projection = P::NAME, %error, "feed interrupted");
+                }
+            }
+        }
+        false
     }
 
     /// When a round of leases, a checkpoint or a refresh is due, even if no event comes.

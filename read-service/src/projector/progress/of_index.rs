@@ -57,6 +57,13 @@ impl IndexProgress {
         outcome
     }
 
+    /// Waits until the refresh that is under way, if any, is over; only the live index has some that are waited for.
+    pub(in crate::projector) async fn refreshed(&self) {
+        if self.progress.live() == self.index {
+            self.progress.refreshed().await;
+        }
+    }
+
     pub(super) fn begin_refresh(&self) -> Standings {
         let mut applied = Standings::default();
         self.change(|snapshot| {

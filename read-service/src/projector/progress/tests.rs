@@ -1,6 +1,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, poll};
+use tokio::net::TcpListener;
+
 use super::*;
 use crate::lease::{RANGES, Standing};
 use crate::projector::batch::Part;
@@ -153,6 +156,33 @@ async fn everyone_who_waits_gets_the_outcome() {
     let (one, two) = tokio::join!(progress.refresh(), progress.refresh());
     assert!(matches!(one, Err(IndexError::Unavailable(_))), "{one:?}");
     assert!(two.is_err());
+}
+
+#[tokio::test]
+async fn a_refresh_is_under_way_until_it_ends_or_nobody_waits_for_it() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let index = Index::new(&format!("http://{}", silent.local_addr().unwrap())).unwrap();
+    let progress = Progress::new("orders", index, "orders".to_owned(), Clock::fixed(0));
+    progress.show("i", 0);
+    let live = progress.of("i");
+    live.refreshed().await;
+    let mut asked = Box::pin(progress.request_refresh());
+    assert!(poll!(&mut asked).is_pending());
+    assert!(progress.of("filling").refreshed().now_or_never().is_some(), "nobody asks what is not live");
+    let mut waits = Box::pin(live.refreshed());
+    assert!(poll!(&mut waits).is_pending());
+    drop(asked);
+    // The next one is another.
+    let mut asked = Box::pin(progress.request_refresh());
+    assert!(poll!(&mut asked).is_pending());
+    assert!(poll!(&mut waits).is_ready() && live.refreshed().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn a_refresh_that_fails_is_over() {
+    let (progress, _) = progress();
+    assert!(progress.refresh().await.is_err());
+    progress.refreshed().await;
 }
 
 #[test]
