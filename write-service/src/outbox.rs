@@ -32,7 +32,7 @@ const OVERDUE: Duration = Duration::from_secs(1);
 const ELECTION: i64 = 0x6f72_6465_7273_0001;
 /// Wakes the elected relay when another copy of the service has appended.
 const APPENDED: &str = "order_appended";
-/// Wakes the tail readers of every copy when the feed has grown.
+/// Wakes the tail readers of every copy when the feed has grown; says its new head.
 pub const FEED_GREW: &str = "order_feed_grew";
 
 /// What one step did.
@@ -68,42 +68,13 @@ impl Relay {
     /// # Errors
     /// Where the database does not answer: the step happened whole or not at all, and is safe to repeat.
     pub async fn step(&self) -> Result<Step, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
-        sqlx::query!("SELECT position FROM feed_head FOR UPDATE").fetch_one(&mut *transaction).await?;
-        // A statement of its own: its snapshot is taken behind the lock and sees all that the last holder moved.
-        let moved = sqlx::query!(
-            r#"
-            WITH taken AS (
-                DELETE FROM outbox
-                WHERE id <= (SELECT max(id) FROM (SELECT id FROM outbox ORDER BY id LIMIT $1) AS oldest)
-                RETURNING id, stream_ids, first_versions, counts, event_count
-            ), placed AS (
-                INSERT INTO feed (position, batch_id, stream_ids, first_versions, counts, event_count)
-                SELECT (SELECT position FROM feed_head) + sum(event_count) OVER (ORDER BY id),
-                       id, stream_ids, first_versions, counts, event_count
-                FROM taken
-                RETURNING position, event_count
-            )
-            UPDATE feed_head SET position = moved.head
-            FROM (SELECT max(position) AS head, sum(event_count) AS events FROM placed HAVING count(*) > 0) AS moved
-            RETURNING moved.head AS "head!", moved.events AS "events!"
-            "#,
-            MAX_BATCHES,
-        )
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let Some(moved) = moved else {
-            transaction.rollback().await?;
-            return Ok(Step::Done);
-        };
-        // Here and nowhere else: one wake-up per move, not one per append.
-        sqlx::query!("SELECT pg_notify($1, '')", FEED_GREW).execute(&mut *transaction).await?;
-        shared::crash::point("relay.moved");
-        transaction.commit().await?;
-        shared::crash::point("relay.committed");
-        counter!("relay_events_total").increment(moved.events.unsigned_abs());
-        histogram!("relay_batch_events").record(f64::from(i32::try_from(moved.events).unwrap_or(i32::MAX)));
-        Ok(Step::Moved { events: moved.events, head: moved.head })
+        let mut connection = self.pool.acquire().await?;
+        let step = step(&mut connection).await;
+        if step.is_err() {
+            // It may be left inside of a transaction.
+            connection.close_on_drop();
+        }
+        step
     }
 
     /// Runs until `draining`, then moves what is left and returns. Survives the loss of the database.
@@ -134,7 +105,7 @@ impl Relay {
     async fn term(&self) -> Result<(), sqlx::Error> {
         let mut session = self.pool.acquire().await?.detach();
         let outcome = match self.stand(&mut session).await {
-            Ok(()) => self.relay().await,
+            Ok(()) => self.relay(&mut session).await,
             Err(error) => Err(error),
         };
         session.close().await.ok();
@@ -163,7 +134,7 @@ impl Relay {
                 return Ok(());
             }
             if standing.overdue {
-                while let Step::Moved { events, head } = self.step().await? {
+                while let Step::Moved { events, head } = step(session).await? {
                     tracing::warn!(
                         events,
                         feed.position = head,
@@ -179,11 +150,13 @@ impl Relay {
         }
     }
 
-    async fn relay(&self) -> Result<(), sqlx::Error> {
+    /// Moves on the connection that holds the election: one from the pool would cost each move a round trip more, and who loses
+    /// it is no longer elected.
+    async fn relay(&self, session: &mut PgConnection) -> Result<(), sqlx::Error> {
         let mut elsewhere = PgListener::connect_with(&self.pool).await?;
         elsewhere.listen(APPENDED).await?;
         loop {
-            while let Step::Moved { .. } = self.step().await? {
+            while let Step::Moved { .. } = step(session).await? {
                 tokio::time::sleep(PACE).await;
             }
             tokio::select! {
@@ -195,4 +168,43 @@ impl Relay {
             }
         }
     }
+}
+
+/// Moves what is committed now: three round trips.
+async fn step(connection: &mut PgConnection) -> Result<Step, sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN; SELECT FROM feed_head FOR UPDATE").await?;
+    // A statement of its own: its snapshot is taken behind the lock and sees all that the last holder moved. The wake-up is here
+    // and nowhere else: one per move, not one per append.
+    let moved = sqlx::query!(
+        r#"
+        WITH taken AS (
+            DELETE FROM outbox
+            WHERE id <= (SELECT max(id) FROM (SELECT id FROM outbox ORDER BY id LIMIT $1) AS oldest)
+            RETURNING id, stream_ids, first_versions, counts, event_count
+        ), placed AS (
+            INSERT INTO feed (position, batch_id, stream_ids, first_versions, counts, event_count)
+            SELECT (SELECT position FROM feed_head) + sum(event_count) OVER (ORDER BY id),
+                   id, stream_ids, first_versions, counts, event_count
+            FROM taken
+            RETURNING position, event_count
+        )
+        UPDATE feed_head SET position = moved.head
+        FROM (SELECT max(position) AS head, sum(event_count) AS events FROM placed HAVING count(*) > 0) AS moved
+        RETURNING moved.head AS "head!", moved.events AS "events!", pg_notify($2, moved.head::text) AS "told!"
+        "#,
+        MAX_BATCHES,
+        FEED_GREW,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(moved) = moved else {
+        transaction.rollback().await?;
+        return Ok(Step::Done);
+    };
+    shared::crash::point("relay.moved");
+    transaction.commit().await?;
+    shared::crash::point("relay.committed");
+    counter!("relay_events_total").increment(moved.events.unsigned_abs());
+    histogram!("relay_batch_events").record(f64::from(i32::try_from(moved.events).unwrap_or(i32::MAX)));
+    Ok(Step::Moved { events: moved.events, head: moved.head })
 }

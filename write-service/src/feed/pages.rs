@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use futures_util::{Stream, TryStreamExt as _};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -135,15 +135,6 @@ impl Pages {
         Ok((head, Backlog { events: row.events, oldest_seconds: row.oldest_seconds.max(0.0) }))
     }
 
-    /// The next events after `position` that `filter` accepts, some of the page size.
-    ///
-    /// # Errors
-    /// Where the database does not answer.
-    pub(super) async fn after(&self, position: i64, filter: &Filter) -> Result<Page, sqlx::Error> {
-        let rows = self.rows(position, PAGE).await?;
-        self.events(&rows, position, filter).await
-    }
-
     /// Page after page of the events after `position` that `filter` accepts, until there is nothing more or the receiver is dropped.
     ///
     /// It reads beside the caller, so that the next page is on its way while one is sent, and outside of the caller's span, which
@@ -170,7 +161,7 @@ impl Pages {
         sender: &mpsc::Sender<Result<Page, sqlx::Error>>,
     ) -> Result<(), sqlx::Error> {
         loop {
-            let rows = self.rows(position, ROWS_AHEAD).await?;
+            let rows = rows_after(&self.pool, position, ROWS_AHEAD).await?;
             if rows.is_empty() {
                 return Ok(());
             }
@@ -179,76 +170,13 @@ impl Pages {
                 let end = first.after() + i64::try_from(PAGE).unwrap_or(i64::MAX);
                 let (now, later) = rows.split_at(rows.partition_point(|row| row.position <= end).max(1));
                 rows = later;
-                let page = self.events(now, position, filter).await?;
+                let page = events_of(&self.pool, now, position, filter).await?;
                 position = page.through;
                 if sender.send(Ok(page)).await.is_err() {
                     return Ok(());
                 }
             }
         }
-    }
-
-    /// The feed's rows after `position` that end within so many events, at least one where there is one.
-    async fn rows(&self, position: i64, events: usize) -> Result<Vec<FeedRow>, sqlx::Error> {
-        sqlx::query_as!(
-            FeedRow,
-            r#"
-            SELECT position, batch_id, event_count, stream_ids, first_versions, counts FROM feed
-            WHERE position > $1 AND position <= greatest($1 + $2, (SELECT min(position) FROM feed WHERE position > $1))
-            ORDER BY position
-            "#,
-            position,
-            i64::try_from(events).unwrap_or(i64::MAX),
-        )
-        .fetch_all(&self.pool)
-        .await
-    }
-
-    /// The events of these rows beyond `position` that `filter` accepts.
-    async fn events(&self, rows: &[FeedRow], position: i64, filter: &Filter) -> Result<Page, sqlx::Error> {
-        let mut page = Page { events: Events::default(), through: position };
-        let Some(last) = rows.last() else { return Ok(page) };
-        page.through = last.position;
-        let places: HashMap<_, _> = rows.iter().map(|row| (row.batch_id, row.places())).collect();
-        let batch_ids: Vec<_> = rows.iter().map(|row| row.batch_id).collect();
-        // Batch by batch, each in a subquery of its own: for all at once, a plan made while the table was empty reads the whole of
-        // it. What is not asked for stays in the database.
-        let mut events = sqlx::query!(
-            r#"
-            SELECT event.batch_id, event.stream_id, event.version, event.slice, event.category, event.type AS type_name,
-                   event.schema, event.metadata, event.body
-            FROM unnest($1::bigint[]) AS batch (id)
-            CROSS JOIN LATERAL (
-                SELECT batch_id, stream_id, version, slice, category, type, schema, metadata, body FROM event
-                WHERE batch_id = batch.id
-                  AND slice BETWEEN $2 AND $3 AND (cardinality($4::smallint[]) = 0 OR category = ANY ($4))
-                OFFSET 0
-            ) AS event
-            "#,
-            &batch_ids,
-            filter.slices.start(),
-            filter.slices.end(),
-            &filter.categories,
-        )
-        .fetch(&self.pool);
-        // One by one: thousands of small parts that are held at a time and dropped together keep the allocator busy.
-        while let Some(event) = events.try_next().await? {
-            let place =
-                places.get(&event.batch_id).and_then(|places| places.of(event.stream_id, event.version));
-            // The first row may begin at or before the position.
-            let Some(place) = place.filter(|place| *place > position) else { continue };
-            let (stream_id, version) = (event.stream_id, event.version);
-            let stored = StoredEvent {
-                type_name: event.type_name,
-                schema: event.schema,
-                metadata: event.metadata,
-                body: event.body,
-            };
-            let published = codec::publish(stored, event.category.into(), stream_id, version);
-            page.events.push(place, event.slice, event.category, &published);
-        }
-        page.events.sort();
-        Ok(page)
     }
 
     /// Streams that `filter` accepts: counted while there are few, beyond that estimated from a random part of the table.
@@ -309,4 +237,88 @@ impl Pages {
             }
         }
     }
+}
+
+/// The next events after `position` that `filter` accepts, some of the page size.
+///
+/// # Errors
+/// Where the database does not answer.
+pub(super) async fn after(
+    connection: &mut PgConnection,
+    position: i64,
+    filter: &Filter,
+) -> Result<Page, sqlx::Error> {
+    let rows = rows_after(&mut *connection, position, PAGE).await?;
+    events_of(connection, &rows, position, filter).await
+}
+
+/// The feed's rows after `position` that end within so many events, at least one where there is one.
+async fn rows_after(
+    database: impl PgExecutor<'_>,
+    position: i64,
+    events: usize,
+) -> Result<Vec<FeedRow>, sqlx::Error> {
+    sqlx::query_as!(
+        FeedRow,
+        r#"
+        SELECT position, batch_id, event_count, stream_ids, first_versions, counts FROM feed
+        WHERE position > $1 AND position <= greatest($1 + $2, (SELECT min(position) FROM feed WHERE position > $1))
+        ORDER BY position
+        "#,
+        position,
+        i64::try_from(events).unwrap_or(i64::MAX),
+    )
+    .fetch_all(database)
+    .await
+}
+
+/// The events of these rows beyond `position` that `filter` accepts.
+async fn events_of(
+    database: impl PgExecutor<'_>,
+    rows: &[FeedRow],
+    position: i64,
+    filter: &Filter,
+) -> Result<Page, sqlx::Error> {
+    let mut page = Page { events: Events::default(), through: position };
+    let Some(last) = rows.last() else { return Ok(page) };
+    page.through = last.position;
+    let places: HashMap<_, _> = rows.iter().map(|row| (row.batch_id, row.places())).collect();
+    let batch_ids: Vec<_> = rows.iter().map(|row| row.batch_id).collect();
+    // Batch by batch, each in a subquery of its own: for all at once, a plan made while the table was empty reads the whole of
+    // it. What is not asked for stays in the database.
+    let mut events = sqlx::query!(
+        r#"
+        SELECT event.batch_id, event.stream_id, event.version, event.slice, event.category, event.type AS type_name,
+               event.schema, event.metadata, event.body
+        FROM unnest($1::bigint[]) AS batch (id)
+        CROSS JOIN LATERAL (
+            SELECT batch_id, stream_id, version, slice, category, type, schema, metadata, body FROM event
+            WHERE batch_id = batch.id
+              AND slice BETWEEN $2 AND $3 AND (cardinality($4::smallint[]) = 0 OR category = ANY ($4))
+            OFFSET 0
+        ) AS event
+        "#,
+        &batch_ids,
+        filter.slices.start(),
+        filter.slices.end(),
+        &filter.categories,
+    )
+    .fetch(database);
+    // One by one: thousands of small parts that are held at a time and dropped together keep the allocator busy.
+    while let Some(event) = events.try_next().await? {
+        let place = places.get(&event.batch_id).and_then(|places| places.of(event.stream_id, event.version));
+        // The first row may begin at or before the position.
+        let Some(place) = place.filter(|place| *place > position) else { continue };
+        let (stream_id, version) = (event.stream_id, event.version);
+        let stored = StoredEvent {
+            type_name: event.type_name,
+            schema: event.schema,
+            metadata: event.metadata,
+            body: event.body,
+        };
+        let published = codec::publish(stored, event.category.into(), stream_id, version);
+        page.events.push(place, event.slice, event.category, &published);
+    }
+    page.events.sort();
+    Ok(page)
 }

@@ -13,17 +13,20 @@ use shared::clock::Clock;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Filter;
 use super::events::Events;
-use super::pages::Pages;
+use super::pages::{self, Pages};
 use crate::outbox::FEED_GREW;
 
 /// Memory that the ring may take: some 40,000 events of the ordinary kind.
 const RING_BYTES: usize = 16 * 1024 * 1024;
 /// How long the reader waits for a wake-up before it looks by itself.
 const POLL: Duration = Duration::from_secs(1);
+/// In place of the feed's head: one reads until nothing follows.
+const UNKNOWN: i64 = i64::MAX;
 
 /// A page of the tail, without a filter.
 #[derive(Debug)]
@@ -135,15 +138,21 @@ impl Tail {
             self.news.send_modify(|news| *news = News { head, restores: news.restores + 1 });
         }
         let everything = Filter { slices: 0..=i16::MAX, categories: Vec::new() };
+        // Its own: each return to the pool costs a round trip, and one that is kept is missing there.
+        let mut connection = pool.acquire().await?.detach();
+        let mut announced = UNKNOWN;
         loop {
             let after = self.head();
             let asked_at = self.clock.now_nanos();
             if self.news.receiver_count() > 0 {
-                let page = pages.after(after, &everything).await?;
+                let page = pages::after(&mut connection, after, &everything).await?;
                 self.looked_at.store(asked_at, Ordering::Relaxed);
                 if page.through > after {
-                    self.keep(TailPage { after, through: page.through, events: page.events });
-                    continue;
+                    let through = page.through;
+                    self.keep(TailPage { after, through, events: page.events });
+                    if through < announced {
+                        continue;
+                    }
                 }
             } else {
                 let head = pages.head().await?.position;
@@ -154,9 +163,18 @@ impl Tail {
                     self.news.send_modify(|news| news.head = head);
                 }
             }
-            match tokio::time::timeout(POLL, wake_ups.recv()).await {
-                Ok(Ok(_)) | Err(_) => {}
-                Ok(Err(error)) => return Err(error),
+            announced = self.announced(&mut wake_ups).await?;
+        }
+    }
+
+    /// Where the feed is said to end, once that lies beyond what the tail has seen; unknown where nothing is said for long.
+    async fn announced(&self, wake_ups: &mut PgListener) -> Result<i64, sqlx::Error> {
+        let until = Instant::now() + POLL;
+        loop {
+            let Ok(notice) = timeout_at(until, wake_ups.recv()).await else { return Ok(UNKNOWN) };
+            let head = notice?.payload().parse().unwrap_or(UNKNOWN);
+            if head > self.head() {
+                return Ok(head);
             }
         }
     }

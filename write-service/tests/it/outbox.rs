@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
+use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use write_service::event_store::EventStore;
-use write_service::outbox::{Relay, Step};
+use write_service::outbox::{FEED_GREW, Relay, Step};
 
 use crate::event_store::append;
 use crate::support::{PATIENCE, database};
@@ -82,6 +84,21 @@ async fn an_append_that_commits_late_is_not_skipped() {
     open.commit().await.unwrap();
     assert_eq!(relay.step().await.unwrap(), Step::Moved { events: 1, head: 3 });
     assert_eq!(published(&pool).await, [(1, late, 1), (2, late, 2), (3, early, 1)]);
+}
+
+#[tokio::test]
+async fn a_move_says_where_the_feed_ends_now() {
+    let (_database, pool) = database().await;
+    let mut writer = EventStore::new(pool.clone()).writer();
+    let relay = relay(&pool);
+    let mut wake_ups = PgListener::connect_with(&pool).await.unwrap();
+    wake_ups.listen(FEED_GREW).await.unwrap();
+    for (events, head) in [(2, "2"), (3, "5")] {
+        writer.append(&[append(Uuid::now_v7(), 0, events)]).await.unwrap();
+        drain(&relay).await;
+        let notice = timeout(PATIENCE, wake_ups.recv()).await.expect("a notice in time").unwrap();
+        assert_eq!(notice.payload(), head);
+    }
 }
 
 #[tokio::test]
