@@ -68,21 +68,26 @@ impl Refreshes {
 }
 
 /// A refresh under way, until it is dropped.
-struct UnderWay<'a>(&'a watch::Sender<Refreshes>);
+struct UnderWay<'a> {
+    refreshes: &'a watch::Sender<Refreshes>,
+    number: u64,
+}
 
 impl<'a> UnderWay<'a> {
     fn begin(refreshes: &'a watch::Sender<Refreshes>) -> Self {
+        let mut number = 0;
         refreshes.send_modify(|refreshes| {
             refreshes.begun += 1;
             refreshes.under_way = true;
+            number = refreshes.begun;
         });
-        Self(refreshes)
+        Self { refreshes, number }
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|refreshes| refreshes.under_way = false);
+        self.refreshes.send_modify(|refreshes| refreshes.under_way = false);
     }
 }
 
@@ -223,17 +228,15 @@ impl Progress {
             }
         }
         let under_way = UnderWay::begin(&self.0.refreshes);
-        let number = self.0.refreshes.borrow().begun;
         let live = self.shown();
         let applied = live.begin_refresh();
         // What queries ask: should another index become live in between, that one is as wanted.
         let outcome = self.0.index.refresh(&self.0.alias).await;
         live.end_refresh(&applied, outcome.is_ok());
         self.0.refreshes.send_modify(|refreshes| {
-            refreshes.ended = number;
+            refreshes.ended = under_way.number;
             refreshes.outcome.clone_from(&outcome);
         });
-        drop(under_way);
         outcome
     }
 

@@ -176,7 +176,8 @@ impl<P: Projection> Running<P> {
 
     /// The next batch; `None` where there is nothing to apply until something else is due.
     async fn gather(&mut self) -> Result<Option<Batch>, Trouble> {
-        let mut until = self.next_due();
+        let due = self.next_due();
+        let mut until = due;
         while !self.readers.is_whole(&self.target.tools.limits) {
             let Ok(heard) = timeout_at(until, self.readers.next()).await else {
                 return Ok(self.readers.take(P::NAME));
@@ -185,7 +186,7 @@ impl<P: Projection> Running<P> {
                 until = until.min(Instant::now() + GATHER_WAIT);
             }
         }
-        let until = self.next_due().min(Instant::now() + REFRESH_WAIT);
+        let until = due.min(Instant::now() + REFRESH_WAIT);
         let progress = self.target.progress.clone();
         let mut refreshed = pin!(timeout_at(until, progress.refreshed()));
         while !self.readers.is_full(&self.target.tools.limits) {

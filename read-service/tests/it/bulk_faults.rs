@@ -22,6 +22,8 @@ use crate::support::proxy::{Fault, Proxy};
 use crate::support::{DEADLINE, History, Search, added, created, drive, quick, until};
 
 const ORDERS: usize = 60;
+/// Renewals that take longer than a lease of [`quick`] lasts.
+const RENEWALS: i64 = 10;
 /// Of documents of some 600 bytes.
 const SMALL: Bounds = Bounds { least_bytes: 2_000, most_bytes: 16_000, most_documents: 1_000, in_flight: 2 };
 
@@ -137,13 +139,17 @@ async fn a_request_that_fails_as_a_whole_is_sent_again() {
     scene.publish();
     scene.proxy.seen();
     scene.proxy.next([Fault::Stall]);
-    let proxy = scene.proxy.clone();
+    let head = scene.history.head();
+    let Scene { search, proxy, orders, .. } = &mut scene;
     let slow = async {
         testing::until(DEADLINE, "a bulk arrives", async || (!proxy.peek().is_empty()).then_some(())).await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        let enough = search.beats::<Orders>().await + RENEWALS;
+        let renewed = async || (search.beats::<Orders>().await >= enough).then_some(());
+        testing::until(DEADLINE, "the leases outlive what they were before", renewed).await;
         proxy.go_on();
     };
-    tokio::join!(scene.settles(), slow);
+    tokio::join!(drive(orders, head), slow);
+    scene.settles().await;
 }
 
 #[tokio::test]

@@ -85,10 +85,18 @@ impl Search {
 
     /// The checkpoint of the first index of a projection, as it is stored.
     pub async fn checkpoint<P: Projection>(&self) -> i64 {
+        self.least::<P>("position").await
+    }
+
+    /// How often each of its ranges was written by its owner, at least.
+    pub async fn beats<P: Projection>(&self) -> i64 {
+        self.least::<P>("beat").await
+    }
+
+    async fn least<P: Projection>(&self, field: &str) -> i64 {
         let mut least = i64::MAX;
         for path in self.ranges::<P>() {
-            let position = self.raw(Method::Get, &path, None).await["_source"]["position"].as_i64().unwrap();
-            least = least.min(position);
+            least = least.min(self.raw(Method::Get, &path, None).await["_source"][field].as_i64().unwrap());
         }
         least
     }
