@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use local::testing;
-use proto::v1::order_query_service_client::OrderQueryServiceClient;
+use proto::v1::get_sales_report_request::GroupBy;
 use proto::v1::*;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
+use crate::questions::Queries;
 use crate::world::{World, create};
 
 /// Commands, each followed by a read.
@@ -18,7 +18,8 @@ const COMMANDS: usize = 1_000;
 /// Callers at a time.
 const CALLERS: usize = 8;
 
-type Queries = OrderQueryServiceClient<Channel>;
+/// Kinds of reads that tell the version of an order.
+const KINDS: usize = 3;
 
 /// Every kind of read with the token of the command before it, at a copy that may not be the one that projects the order.
 async fn read_at(queries: &mut Queries, kind: usize, receipt: &OrderReceipt) -> (i64, Freshness) {
@@ -52,8 +53,27 @@ async fn read_at(queries: &mut Queries, kind: usize, receipt: &OrderReceipt) -> 
     }
 }
 
-/// Places an order, then moves it on, reading after each command.
-async fn caller(world: Arc<World>, copies: Vec<Queries>, done: Arc<AtomicUsize>) -> Vec<String> {
+/// How many orders a report counts for a country, with the token of the last of them.
+async fn reported(queries: &mut Queries, country: &str, receipt: &OrderReceipt) -> (i64, Freshness) {
+    let tokens = vec![receipt.consistency_token.clone()];
+    let report = GetSalesReportRequest {
+        group_by: GroupBy::DeliveryCountry.into(),
+        currency_code: "GBP".into(),
+        consistency: Some(Consistency { tokens, ..Default::default() }),
+        ..Default::default()
+    };
+    let answer = queries.get_sales_report(report).await.unwrap().into_inner();
+    let row = answer.rows.iter().find(|row| row.key == country);
+    (row.map_or(0, |row| row.order_count), answer.freshness.unwrap())
+}
+
+/// Places an order, then moves it on, reading after each command; delivers to a country of its own.
+async fn caller(
+    world: Arc<World>,
+    country: String,
+    copies: Vec<Queries>,
+    done: Arc<AtomicUsize>,
+) -> Vec<String> {
     let mut ids = Vec::new();
     let mut receipt: Option<OrderReceipt> = None;
     loop {
@@ -71,14 +91,25 @@ async fn caller(world: Arc<World>, copies: Vec<Queries>, done: Arc<AtomicUsize>)
                 let ship = ShipOrderRequest { order_id, ..Default::default() };
                 world.orders().ship_order(ship).await.unwrap().into_inner().receipt
             }
-            _ => Some(world.create(create(1)).await),
+            _ => {
+                let request = CreateOrderRequest { delivery_country: country.clone(), ..create(1) };
+                Some(world.create(request).await)
+            }
         };
         let next = next.unwrap();
-        let mut queries = copies[number % copies.len()].clone();
-        let (version, freshness) = read_at(&mut queries, number % 3, &next).await;
-        assert!(version >= next.version && !freshness.stale, "{version} of {next:?}");
         if !ids.contains(&next.order_id) {
             ids.push(next.order_id.clone());
+        }
+        let mut queries = copies[number / (KINDS + 1) % copies.len()].clone();
+        let kind = number % (KINDS + 1);
+        if kind == KINDS {
+            // Earlier ones were seen: what a search has shown stays.
+            let (found, freshness) = reported(&mut queries, &country, &next).await;
+            let placed = i64::try_from(ids.len()).unwrap();
+            assert!(found == placed && !freshness.stale, "{found} of {placed} with {next:?}");
+        } else {
+            let (version, freshness) = read_at(&mut queries, kind, &next).await;
+            assert!(version >= next.version && !freshness.stale, "{version} of {next:?}");
         }
         receipt = Some(next);
     }
@@ -104,8 +135,11 @@ async fn a_token_is_honoured_and_a_claim_is_true_at_every_copy_whoever_projects(
     let (done, over) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
     let sampling =
         [world.queries(), second.queries()].map(|queries| tokio::spawn(samples(queries, over.clone())));
-    let callers: Vec<_> =
-        (0..CALLERS).map(|_| tokio::spawn(caller(world.clone(), copies.clone(), done.clone()))).collect();
+    let callers = (0..CALLERS).map(|number| {
+        let country = format!("Country {number}");
+        tokio::spawn(caller(world.clone(), country, copies.clone(), done.clone()))
+    });
+    let callers: Vec<_> = callers.collect();
     // Slices change their owners meanwhile: a third copy comes and goes.
     let third = world.another_read(&world.paths()).await;
     testing::until(Duration::from_mins(2), "half of the commands are done", async || {

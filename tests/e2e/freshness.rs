@@ -166,13 +166,22 @@ async fn a_frozen_elasticsearch_answers_nothing_and_is_caught_up_with() {
     world.settle().await;
     world.stop_read().await;
     let read = world.another_read(&Paths { elasticsearch: valve.address.clone(), ..world.paths() }).await;
-    until(&read.queries(), is_up_to_date).await;
+    let before = until(&read.queries(), is_up_to_date).await;
     valve.freeze();
     world.create(create(2)).await;
+    let head = head(&world).await;
+    // No question can be answered; how far the projection is can be told.
+    testing::until(PATIENCE, "the lag is told", async || {
+        let told = read.admin().list_projections(ListProjectionsRequest {}).await.unwrap().into_inner();
+        let orders = told.projections.into_iter().find(|projection| projection.name == "orders").unwrap();
+        assert_eq!(orders.position, before.position, "{orders:?}");
+        let late = orders.state() == projection::State::Waiting && orders.lag_seconds > 3.0;
+        (late && orders.head_position >= head).then_some(())
+    })
+    .await;
     let refused = read.queries().list_orders(ListOrdersRequest::default()).await.unwrap_err();
     assert_eq!((refused.code(), Reason::of(&refused)), (Code::Unavailable, Some(Reason::SearchDown)));
     valve.thaw();
-    let head = head(&world).await;
     until(&read.queries(), |freshness| freshness.position >= head && is_up_to_date(freshness)).await;
     assert_eq!(list(&read.queries()).await.total_size, 2);
     read.stop().await;

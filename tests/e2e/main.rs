@@ -18,6 +18,7 @@ mod store_restored;
 mod tokens;
 mod names;
 mod copies;
+mod watching;
 mod paging;
 mod rebuild;
 mod rebuild_kills;

@@ -7,16 +7,13 @@ use proto::reason::Reason;
 use proto::token::ConsistencyToken;
 use proto::v1::consistency::OnStale;
 use proto::v1::get_sales_report_request::GroupBy;
-use proto::v1::order_query_service_client::OrderQueryServiceClient;
 use proto::v1::*;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
+use crate::questions::Queries;
 use crate::turnstile::{Turnstile, Wanted};
 use crate::world::{World, create};
-
-type Queries = OrderQueryServiceClient<Channel>;
 
 /// Asks each of the four questions under a condition.
 async fn all_four(

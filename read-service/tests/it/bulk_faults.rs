@@ -15,7 +15,7 @@ use read_service::projection::{Orders, Projection as _};
 use read_service::projector::{Limits, Projector, State, Step};
 use serde_json::json;
 use shared::clock::Clock;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use crate::support::feed::ScriptedFeed;
 use crate::support::proxy::{Fault, Proxy};
@@ -150,6 +150,40 @@ async fn a_request_that_fails_as_a_whole_is_sent_again() {
     };
     tokio::join!(drive(orders, head), slow);
     scene.settles().await;
+}
+
+#[tokio::test]
+async fn what_is_read_ahead_of_a_bulk_that_stands_still_is_bounded_in_bytes() {
+    const ORDERS: usize = 6_000;
+    /// Of an event, and of all that may be under way: three batches, what follows them, and what the connection holds.
+    const EVENT: usize = 4_000;
+    const UNDER_WAY: usize = 8 * 1024 * 1024;
+    let search = Search::start("read-ahead").await;
+    let (mut history, reference) = (History::default(), "R".repeat(EVENT));
+    for number in 0..ORDERS {
+        history.order(&key(number), created(&key(number), &reference));
+    }
+    let feed = ScriptedFeed::start(&history).await;
+    feed.change(|script| script.batch = 50);
+    let proxy = Proxy::before(&search.url, &search.name("orders-v1-1")).await;
+    let bulks = Bounds { least_bytes: 256 * 1024, most_bytes: 512 * 1024, ..SMALL };
+    let limits = Limits { bulks, batch_bytes: 512 * 1024, ..quick() };
+    let (index, copy, clock) = (Index::new(&proxy.url).unwrap(), "one".to_owned(), Clock::system());
+    let mut orders = Projector::<Orders>::new(index, feed.feed.clone(), &search.prefix, copy, limits, clock);
+    proxy.next([Fault::Stall; SMALL.in_flight]);
+    let stands_still = async {
+        let (mut looks, mut given, mut same) = (interval(Duration::from_millis(100)), 0, 0);
+        while given == 0 || proxy.left() > 0 || same < 15 {
+            looks.tick().await;
+            same = if given == feed.given() { same + 1 } else { 0 };
+            given = feed.given();
+        }
+        proxy.go_on();
+        usize::try_from(given).unwrap()
+    };
+    let ((), given) = tokio::join!(drive(&mut orders, history.head()), stands_still);
+    assert!(given * EVENT < UNDER_WAY, "{given} of {ORDERS} events were read");
+    assert!(given < ORDERS / 2, "{given} are no small part of {ORDERS}");
 }
 
 #[tokio::test]

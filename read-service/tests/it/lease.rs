@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use elasticsearch::http::Method;
 use local::testing;
 use read_service::index::Index;
-use read_service::lease::Owner;
+use read_service::lease::{LeaseError, Leases, Owner, Place, Standings};
 use read_service::projection::{Orders, Projection as _};
 use read_service::projector::{Limits, Progress, Projector, Step};
 use serde_json::json;
@@ -166,6 +166,39 @@ async fn whoever_dies_is_replaced() {
     assert!(replaced < Duration::from_secs(15), "{replaced:?}");
     one.applied(128).await;
     assert_folded(&search, &history, 64).await;
+}
+
+#[tokio::test]
+async fn who_cannot_renew_has_stopped_by_its_own_clock_before_another_may_begin() {
+    let search = Search::start("margin").await;
+    let feed = ScriptedFeed::start(&orders(1)).await;
+    until(&mut search.projector::<Orders>(&feed.feed), Step::Opened).await;
+    let live = search.index.live(&search.name("orders-v1-1")).await.unwrap().unwrap();
+    let open = async |copy: &str| {
+        let place = Place {
+            index: search.index.clone(),
+            control: search.name("control"),
+            live: live.clone(),
+            projection: Orders::NAME,
+        };
+        let store_id = async { Ok::<_, LeaseError>("store-1".to_owned()) };
+        Leases::open(place, copy, quick().leases, store_id).await.unwrap()
+    };
+    // The projector that made the index is gone without a word.
+    let (mut one, mut other) = (open("one").await, open("other").await);
+    let standings = Standings::default();
+    let rounds = async {
+        while one.held().contains(&false) {
+            one.round(&standings).await.unwrap();
+        }
+        // From now on the first one hears and says nothing.
+        while !other.held().contains(&true) {
+            let stopped = !one.held().contains(&true);
+            other.round(&standings).await.unwrap();
+            assert!(stopped || !other.held().contains(&true), "both may project");
+        }
+    };
+    timeout(DEADLINE, rounds).await.unwrap();
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use local::testing;
 use proto::reason::Reason;
 use proto::v1::order_query_service_client::OrderQueryServiceClient;
 use proto::v1::recorded_event::Body;
@@ -248,6 +249,26 @@ async fn watchers_and_what_they_watch_are_bounded() {
         async { while first.next().await.map_err(|error| assert_eq!(error, WatchError::Full)).is_ok() {} };
     timeout(DEADLINE, grown).await.expect("it may not grow");
     assert_eq!(second.next().await.unwrap().order.version, 4);
+}
+
+#[tokio::test]
+async fn a_watcher_too_many_is_told_to_come_back() {
+    let search = Search::start("too-many-watchers").await;
+    let history = history([&Sale::number(1)]);
+    let world = World::with(&search, &search.url, &history, &["--watchers=2"]).await;
+    world.ready().await;
+    world.caught_up(&history).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut watcher = watch(&world, id(1)).await;
+        assert_eq!(version(&mut watcher).await, 3);
+        held.push(watcher);
+    }
+    let another = async || world.client.clone().watch_order(WatchOrderRequest { order_id: id(1) }).await;
+    assert_eq!(refusal(another().await), (Code::ResourceExhausted, Reason::Overloaded, vec![]));
+    held.pop();
+    let mut watcher = testing::until(DEADLINE, "one has left", async || another().await.ok()).await;
+    assert_eq!(version(watcher.get_mut()).await, 3);
 }
 
 #[tokio::test]

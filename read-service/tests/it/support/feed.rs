@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::{Stream, StreamExt as _, stream};
@@ -49,6 +50,7 @@ pub struct ScriptedFeed {
     pub url: String,
     script: Arc<watch::Sender<Script>>,
     subscribed: Arc<Mutex<Vec<SubscribeRequest>>>,
+    given: Arc<AtomicI64>,
 }
 
 impl ScriptedFeed {
@@ -67,12 +69,16 @@ impl ScriptedFeed {
         let script = Arc::new(watch::Sender::new(script));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let subscribed = Arc::default();
-        let room = Room { script: Arc::clone(&script), subscribed: Arc::clone(&subscribed) };
+        let (subscribed, given) = (Arc::default(), Arc::default());
+        let room = Room {
+            script: Arc::clone(&script),
+            subscribed: Arc::clone(&subscribed),
+            given: Arc::clone(&given),
+        };
         let service = OrderFeedServiceServer::new(room);
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { feed: Feed::new(&url).unwrap(), url, script, subscribed }
+        Self { feed: Feed::new(&url).unwrap(), url, script, subscribed, given }
     }
 
     /// Changes what the feed says from now on; open subscriptions hear it too.
@@ -85,6 +91,11 @@ impl ScriptedFeed {
         self.subscribed.lock().unwrap().clone()
     }
 
+    /// The furthest position that was given to a subscription.
+    pub fn given(&self) -> i64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
     /// The store now holds this.
     pub fn publish(&self, history: &History) {
         self.change(|script| script.events.clone_from(&history.events));
@@ -94,6 +105,7 @@ impl ScriptedFeed {
 struct Room {
     script: Arc<watch::Sender<Script>>,
     subscribed: Arc<Mutex<Vec<SubscribeRequest>>>,
+    given: Arc<AtomicI64>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -174,7 +186,13 @@ impl OrderFeedService for Room {
                 script.changed().await.ok()?;
             }
         });
-        let answers = messages.map(|message| Ok(SubscribeResponse { message: Some(message) }));
+        let given = Arc::clone(&self.given);
+        let answers = messages.map(move |message| {
+            if let Message::Batch(batch) = &message {
+                given.fetch_max(batch.through_position, Ordering::Relaxed);
+            }
+            Ok(SubscribeResponse { message: Some(message) })
+        });
         Ok(Response::new(answers.boxed()))
     }
 
