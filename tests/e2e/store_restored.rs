@@ -18,7 +18,7 @@ async fn list(queries: &Queries) -> ListOrdersResponse {
     queries.clone().list_orders(ListOrdersRequest::default()).await.unwrap().into_inner()
 }
 
-/// The projections have stopped; what they have is still answered, and said to be old.
+/// The projections have stopped and say what to do; what they have is still answered, and said to be old.
 async fn halted(world: &World, orders: i64, receipt: &OrderReceipt, reason: Reason) {
     testing::until(PATIENCE, "answers say how old they are", async || {
         let answer = list(&world.queries()).await;
@@ -26,6 +26,13 @@ async fn halted(world: &World, orders: i64, receipt: &OrderReceipt, reason: Reas
         answer.freshness.filter(|freshness| freshness.lag_seconds > 12.0)
     })
     .await;
+    let orders = testing::until(PATIENCE, "the projection has halted", async || {
+        let told = world.admin().list_projections(ListProjectionsRequest {}).await.ok()?.into_inner();
+        let halted = |told: &Projection| told.name == "orders" && told.state() == projection::State::Halted;
+        told.projections.into_iter().find(halted)
+    })
+    .await;
+    assert!(orders.last_error.contains("rebuild the projections"), "{orders:?}");
     for question in SEARCHED {
         ask(world.queries(), question, receipt, true, Some(Duration::from_secs(2))).await.unwrap();
     }
